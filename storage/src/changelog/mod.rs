@@ -1,0 +1,82 @@
+//! The seam that holds the truth: what was decided, per application, in one total order.
+
+use async_trait::async_trait;
+
+use crate::{
+    Result,
+    model::{AppId, ChangeId, Entry, Offset},
+};
+
+pub mod embedded;
+
+/// Where the log of an application stands. An application without a log has all marks at the default (epoch 0): appending
+/// after that begins epoch 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Marks {
+    /// The last entry.
+    pub head: Offset,
+    /// Everything up to here is in the documents.
+    pub applied: Offset,
+    /// Everything up to here was published to the next stage.
+    pub told: Offset,
+    /// Everything at or below this is no longer held.
+    pub trimmed: Offset,
+}
+
+/// Some entries, in order.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Page {
+    pub entries: Vec<LogEntry>,
+    /// Read on after this.
+    pub next: Offset,
+    /// True when there was nothing more up to the applied mark.
+    pub end: bool,
+}
+
+/// An entry and its place in the engine: what the documents store needs to know how far it has come. 0 where the engine has
+/// no such thing.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LogEntry {
+    pub entry: std::sync::Arc<Entry>,
+    pub place: u64,
+}
+
+/// The change log. Readers never see an entry that is not durable and applied.
+#[async_trait]
+pub trait ChangeLog: Send + Sync {
+    async fn marks(&self, app: &AppId) -> Result<Marks>;
+
+    /// Appends entries whose offsets follow `tail` densely (`tail.next()`, …; after the default tail, epoch 1 position 1).
+    /// Returns when they are durable, with their places. `Fenced` when the tail is another one: somebody else writes this
+    /// application.
+    async fn append(&self, app: &AppId, tail: Offset, entries: Vec<Entry>) -> Result<Vec<LogEntry>>;
+
+    /// Says that everything up to `upto` is in the documents. Never goes back. Wakes who waits in `wait_applied`.
+    async fn mark_applied(&self, app: &AppId, upto: Offset) -> Result<()>;
+
+    /// Says that everything up to `upto` was published to the next stage. Never goes back.
+    async fn mark_told(&self, app: &AppId, upto: Offset) -> Result<()>;
+
+    /// Reads entries above `since`, up to the applied mark, at most `limit` and about 1 MiB. `Gone` when `since` is below what
+    /// is held or of another epoch; `Invalid` when it is above the head.
+    async fn read(&self, app: &AppId, since: Offset, limit: usize) -> Result<Page>;
+
+    /// The same without the applied mark: for the writer that takes over and for the transport manager's holes.
+    async fn read_logged(&self, app: &AppId, since: Offset, limit: usize) -> Result<Page>;
+
+    /// The entries of these changes, where the log holds them, applied or not.
+    async fn find(&self, app: &AppId, changes: &[ChangeId]) -> Result<Vec<Option<LogEntry>>>;
+
+    /// Waits until the applied mark is at or above `upto`; cancel it to give up.
+    async fn wait_applied(&self, app: &AppId, upto: Offset) -> Result<()>;
+
+    /// Waits until the change is in the log and applied, and gives its entry; cancel it to give up.
+    async fn wait_change(&self, app: &AppId, change: ChangeId) -> Result<LogEntry>;
+
+    /// Every application that has a log.
+    async fn applications(&self) -> Result<Vec<AppId>>;
+
+    /// Begins a new epoch: what was held is gone, devices get `resync_required`. Used when an application is made again or
+    /// entries that were once shown may be lost.
+    async fn begin_epoch(&self, app: &AppId) -> Result<Offset>;
+}

@@ -1,0 +1,92 @@
+//! The seam that holds the documents: by key, and by filter.
+
+use async_trait::async_trait;
+use serde_json::Value;
+
+use crate::{
+    Result,
+    changelog::LogEntry,
+    model::{
+        AppId, Document, DocumentId, ModelName, Offset,
+        filter::{Condition, Field},
+    },
+};
+
+pub mod tantivy;
+
+/// What is stored under a key.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Stored {
+    Live(Document),
+    /// It was deleted; `version` counts the delete. Kept while the change log holds the delete, so that an id that is created
+    /// again goes on from it.
+    Deleted {
+        version: u64,
+    },
+}
+
+/// Which documents of a model, and in which order.
+#[derive(Debug, Clone)]
+pub struct Query {
+    pub app: AppId,
+    pub model: ModelName,
+    /// Filter and rules in one.
+    pub condition: Condition,
+    /// Documents without a sort field come last in both directions; ties by id, ascending.
+    pub sort: Vec<Sort>,
+    pub limit: usize,
+    /// The cursor of an earlier answer to the same query.
+    pub cursor: Option<String>,
+    /// Also count all that match.
+    pub count: bool,
+    /// Words that the string fields have to contain (full text).
+    pub text: Option<String>,
+    /// The answer reflects at least this offset.
+    pub at_least: Option<Offset>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sort {
+    pub field: Field,
+    pub descending: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Found {
+    pub documents: Vec<Document>,
+    /// Where to go on; none at the end.
+    pub cursor: Option<String>,
+    pub total: Option<u64>,
+}
+
+/// The documents of all applications.
+#[async_trait]
+pub trait Documents: Send + Sync {
+    /// Takes what the log decided. Entries that are no change of a document are passed over. Applying an entry again, or one
+    /// that is older than what is stored, changes nothing: the higher log position wins. Waits while its buffer is full.
+    /// `get` sees what was applied as soon as this returns.
+    async fn apply(&self, app: &AppId, entries: &[LogEntry]) -> Result<()>;
+
+    /// By key, in the order asked for.
+    async fn get(&self, app: &AppId, model: &ModelName, ids: &[DocumentId]) -> Result<Vec<Option<Stored>>>;
+
+    /// By filter. Sees everything that was applied before the call. `Invalid` for a cursor that is not of this query.
+    async fn search(&self, query: Query) -> Result<Found>;
+
+    /// How many live documents a model has.
+    async fn count(&self, app: &AppId, model: &ModelName) -> Result<u64>;
+
+    /// Says which fields of a model are filterable from now on: documents that are applied later are indexed by them. Fields
+    /// that were not filterable before are indexed in the background for stored documents; until then a search that names
+    /// one is `Unavailable`.
+    async fn define(&self, app: &AppId, model: &ModelName, fields: &[Field]) -> Result<()>;
+
+    /// How far the background indexing of a model's fields is: path and share (0 to 1) of each that is not done.
+    async fn indexing(&self, app: &AppId, model: &ModelName) -> Result<Vec<(String, f64)>>;
+
+    /// Removes all documents of an application.
+    async fn drop_application(&self, app: &AppId) -> Result<()>;
+
+    /// Numbers for operators, as a JSON object.
+    async fn statistics(&self) -> Result<Value>;
+}

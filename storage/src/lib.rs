@@ -1,0 +1,23 @@
+//! The storage seams of Nexxus and their embedded engine.
+//!
+//! Four traits hide every backend: [`Queues`], [`ChangeLog`], [`Registry`] and [`Documents`]. Everything above them is the
+//! same code in every deployment; [`open`] is the only place that knows which adapter stands behind which seam.
+//!
+//! Read in this order: [`model`] (the vocabulary, no I/O), the four traits, [`journal`] (the file under the embedded
+//! engine), then the adapters.
+
+pub mod changelog;
+pub mod documents;
+pub mod error;
+pub mod journal;
+pub mod model;
+pub mod open;
+pub mod queue;
+pub mod registry;
+
+pub use changelog::ChangeLog;
+pub use documents::Documents;
+pub use error::{Error, ErrorKind, Result};
+pub use open::{Backends, open};
+pub use queue::{Consumer, Queues};
+pub use registry::Registry;

@@ -1,0 +1,131 @@
+//! The entries of an application's change log: what was decided, in the one total order of that application.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::{ChangeId, DeviceId, Document, DocumentId, ModelName, Offset, Patch, Problem, Timestamp, UserId};
+
+/// One decision of the writer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Entry {
+    pub offset: Offset,
+    #[serde(rename = "changeId")]
+    pub change_id: ChangeId,
+    pub time: Timestamp,
+    #[serde(flatten)]
+    pub event: Event,
+}
+
+/// What was decided. An entry says all that later readers need: the document after, whole, and what it was before, so that
+/// today's rules and filters can be tested on both.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    #[serde(rename = "model_created")]
+    Created { document: Document },
+    #[serde(rename = "model_updated")]
+    Updated { document: Document, before: Before, patches: Vec<Patch> },
+    /// `document` is the last one; `version` counts the delete.
+    #[serde(rename = "model_deleted")]
+    Deleted { document: Document, version: u64 },
+    /// A command that changed nothing: its change counts as applied, nobody is told.
+    Unchanged { model: ModelName, id: DocumentId },
+    /// A command that the writer refused: for its device only.
+    Rejected {
+        model: ModelName,
+        id: DocumentId,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        device: Option<DeviceId>,
+        problem: Problem,
+    },
+    /// The application was defined, or its schema, rules or settings changed. `definition` is the whole new definition as
+    /// the registry keeps it (`registry::records::Application`).
+    Defined { definition: Value },
+    /// The type or the details of a user changed, or the user was removed (`none`): `before` and `after` as the rules see it.
+    UserChanged { user: UserId, before: Option<UserFacts>, after: Option<UserFacts> },
+}
+
+/// What rules know of a user besides the id.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UserFacts {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user_type: Option<String>,
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub details: Map<String, Value>,
+}
+
+/// What an update replaced.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Before {
+    pub updated_at: Timestamp,
+    /// The owner before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<UserId>,
+    /// The old values at the paths that changed, none where there was nothing. No path is a prefix of another.
+    pub fields: Vec<(Vec<String>, Option<Value>)>,
+}
+
+impl Entry {
+    /// The document that this entry leaves behind.
+    pub fn after(&self) -> Option<&Document> {
+        match &self.event {
+            Event::Created { document } | Event::Updated { document, .. } => Some(document),
+            _ => None,
+        }
+    }
+
+    /// The document as it was before this entry.
+    pub fn before(&self) -> Option<Document> {
+        match &self.event {
+            Event::Deleted { document, .. } => Some(document.clone()),
+            Event::Updated { document, before, .. } => Some(before.restore(document)),
+            _ => None,
+        }
+    }
+
+    /// The model that it is about.
+    pub fn model(&self) -> Option<&ModelName> {
+        match &self.event {
+            Event::Created { document } | Event::Updated { document, .. } | Event::Deleted { document, .. } => {
+                Some(&document.model)
+            }
+            Event::Unchanged { model, .. } | Event::Rejected { model, .. } => Some(model),
+            Event::Defined { .. } | Event::UserChanged { .. } => None,
+        }
+    }
+}
+
+impl Before {
+    /// The document before the update that led to `after`.
+    pub fn restore(&self, after: &Document) -> Document {
+        let mut document = after.clone();
+        document.updated_at = self.updated_at;
+        document.user = self.user.clone();
+        document.version = after.version.saturating_sub(1);
+        for (path, value) in &self.fields {
+            put(&mut document.fields, path, value.clone());
+        }
+        document
+    }
+}
+
+/// Sets or removes the value at a path, through objects that are made where they are missing.
+fn put(fields: &mut Map<String, Value>, path: &[String], value: Option<Value>) {
+    match (path, value) {
+        ([], _) => {}
+        ([name], Some(value)) => {
+            fields.insert(name.clone(), value);
+        }
+        ([name], None) => {
+            fields.remove(name);
+        }
+        ([name, rest @ ..], value) => {
+            let inner = fields.entry(name.clone()).or_insert_with(|| Value::Object(Map::new()));
+            if let Value::Object(inner) = inner {
+                put(inner, rest, value);
+            }
+        }
+    }
+}

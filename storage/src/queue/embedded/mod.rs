@@ -1,0 +1,1 @@
+//! Queues over the journal, for stages in one process.

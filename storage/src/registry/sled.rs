@@ -1,0 +1,1 @@
+//! The registry in sled, behind the journal.
