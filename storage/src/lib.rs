@@ -8,6 +8,7 @@
 
 pub mod changelog;
 pub mod documents;
+pub mod embedded;
 pub mod error;
 pub mod journal;
 pub mod model;

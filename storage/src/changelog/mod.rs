@@ -73,6 +73,12 @@ pub trait ChangeLog: Send + Sync {
     /// Waits until the change is in the log and applied, and gives its entry; cancel it to give up.
     async fn wait_change(&self, app: &AppId, change: ChangeId) -> Result<LogEntry>;
 
+    /// The writer says that it has passed a barrier: every command published before it was decided and applied. Not durable.
+    async fn pass(&self, app: &AppId, barrier: ChangeId) -> Result<()>;
+
+    /// Waits until the writer has passed the barrier, also when it did so shortly before; cancel it to give up.
+    async fn wait_passed(&self, app: &AppId, barrier: ChangeId) -> Result<()>;
+
     /// Every application that has a log.
     async fn applications(&self) -> Result<Vec<AppId>>;
 

@@ -25,13 +25,21 @@ pub enum Kind {
     Registry = 5,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Options {
     pub dir: PathBuf,
+    /// Makes the index of each sealed segment.
+    pub indexer: Arc<dyn Indexer>,
     /// Size of a segment in bytes.
     pub segment_bytes: u32,
     /// Most bytes that wait for the committer; past it `append` is `Full`.
     pub backlog_bytes: usize,
+}
+
+/// Derives what is worth knowing of a sealed segment without reading it again: a pure function of its records. The journal keeps
+/// the bytes beside the segment, checksummed, and makes them anew when they are missing or damaged.
+pub trait Indexer: Send + Sync {
+    fn index(&self, records: &mut dyn Iterator<Item = Record>) -> Vec<u8>;
 }
 
 /// Where a record stands: the first sequence of its segment, and the byte offset in the file.
@@ -65,6 +73,10 @@ pub struct Segment {
     pub last: u64,
     pub bytes: u64,
     pub sealed: bool,
+    /// Whether [`Journal::index`] has its index.
+    pub indexed: bool,
+    /// When its newest record was written, as far as is known (for retention by age).
+    pub newest: crate::model::Timestamp,
 }
 
 /// The journal of one data directory. Cheap to clone.
@@ -74,7 +86,8 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// Opens or makes the journal: checks it, cuts a torn tail, begins a new segment. Blocking.
+    /// Opens or makes the journal: checks it, cuts a torn tail, seals and indexes what there is, begins a new, empty segment.
+    /// Nobody else may have the directory open (a locked file says so). Blocking.
     pub fn open(_options: Options) -> Result<Self> {
         todo!()
     }
@@ -112,6 +125,12 @@ impl Journal {
 
     /// Every segment, oldest first.
     pub fn segments(&self) -> Vec<Segment> {
+        todo!()
+    }
+
+    /// The index of a sealed segment, by the segment's first sequence; none while it is still being made (soon after the
+    /// sealing; at open every segment has one). Blocking.
+    pub fn index(&self, _first: u64) -> Result<Option<Bytes>> {
         todo!()
     }
 

@@ -31,6 +31,16 @@ pub enum Kind {
     Cursor,
     /// `USER/KEY`: answers kept for `Idempotency-Key`.
     Idempotency,
+    /// `DEVICE/WORKER`: a transport worker holds connections of a device. Volatile.
+    Connection,
+}
+
+impl Kind {
+    /// Volatile records live as long as the process that wrote them (embedded: kept in memory only, gone at the next start;
+    /// clustered: under the lease of the worker). Writing them is cheap and waits for no disk.
+    pub fn is_volatile(self) -> bool {
+        matches!(self, Self::Connection)
+    }
 }
 
 /// The key of a record. `app` is none for what belongs to the installation (kinds `Installation` and `Application`).
@@ -89,7 +99,8 @@ pub trait Registry: Send + Sync {
         limit: usize,
     ) -> Result<Vec<Record>>;
 
-    /// All writes or none; returns when they are durable. `Conflict` when one of the conditions does not hold. All keys of one
+    /// All writes or none; returns when they are durable (volatile kinds: when they are visible; they are not mixed with
+    /// durable kinds in one call). `Conflict` when one of the conditions does not hold. All keys of one
     /// call belong to the same application (or to none).
     async fn write(&self, writes: Vec<Write>) -> Result<()>;
 

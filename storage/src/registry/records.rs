@@ -141,6 +141,15 @@ pub struct Cursor {
     pub offset: Offset,
 }
 
+/// A transport worker holds at least one connection of this device: the transport manager sends its messages there.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Connection {
+    pub app: AppId,
+    pub device: DeviceId,
+    /// The worker's queue is `TRANSPORT-transport_WORKER`, e.g. `websockets-transport_1`.
+    pub queue: String,
+}
+
 /// Secrets that are made at the first start.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Installation {
@@ -185,6 +194,10 @@ impl Key {
         Self::new(Kind::Session, Some(app), format!("{device}/{session}"))
     }
 
+    pub fn connection(app: &AppId, device: &DeviceId, queue: &str) -> Self {
+        Self::new(Kind::Connection, Some(app), format!("{device}/{queue}"))
+    }
+
     pub fn cursor(app: &AppId, device: &DeviceId) -> Self {
         Self::new(Kind::Cursor, Some(app), device.as_str())
     }
@@ -209,6 +222,7 @@ typed! {
     UserDevice: this => Key::user_device(&this.app, &this.user, &this.device);
     Subscription: this => Key::subscription(&this.app, &this.device, &this.id);
     Session: this => Key::session(&this.app, &this.device, &this.id);
+    Connection: this => Key::connection(&this.app, &this.device, &this.queue);
     Cursor: this => Key::cursor(&this.app, &this.device);
 }
 
