@@ -1,9 +1,8 @@
 //! The seam between stages: named queues of messages.
 //!
-//! Bytes below, types above: this trait moves payloads; `nexxus::messages` gives them their types, once, for all backends.
+//! Bytes below, types above: this trait moves payloads (in one process, [`Payload`] hands over the value itself); `nexxus::messages` gives them their types, once, for all backends.
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -12,6 +11,9 @@ use crate::{
 };
 
 pub mod embedded;
+pub mod payload;
+
+pub use payload::{Encode, Payload};
 
 /// How a queue treats its messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,7 +44,7 @@ pub struct Message {
     pub dead: Option<Death>,
     /// False for a message that need not outlive the process even on a durable queue (a barrier).
     pub durable: bool,
-    pub payload: Bytes,
+    pub payload: Payload,
 }
 
 /// The end of a message that could not be handled.
