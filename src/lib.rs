@@ -1,1 +1,8 @@
+//! Nexxus: a realtime synchronisation backend. `ARCHITECTURE.md` is the map; `pipeline` is the page to begin with.
 
+pub mod config;
+
+pub mod domain;
+pub mod messages;
+
+pub mod service;

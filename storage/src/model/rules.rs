@@ -49,6 +49,11 @@ impl Rules {
         todo!()
     }
 
+    /// The rules of an application without users (`authEnabled: false`): everything is public.
+    pub fn open() -> Self {
+        todo!()
+    }
+
     /// What a document has to fulfil for this caller to do this: `$user.*` bound to the caller's values, [`Condition::All`]
     /// for admins. A condition on a `$user` value that the caller does not have does not hold, and its negation neither.
     pub fn condition(&self, _model: &ModelName, _action: Action, _caller: &Caller) -> Condition {

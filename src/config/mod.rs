@@ -1,0 +1,3 @@
+//! The configuration (its builder lands it).
+
+pub struct Config {}

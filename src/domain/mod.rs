@@ -1,0 +1,30 @@
+//! What the API, the pipeline and the transports share: applications, who is who, what may be read, and what devices
+//! subscribed to. Everything here stands on the four storage seams and knows neither HTTP nor sockets nor queues' workers.
+
+pub mod catalog;
+pub mod devices;
+pub mod identity;
+pub mod read;
+pub mod subscriptions;
+
+pub mod frame;
+pub mod view;
+
+use std::sync::Arc;
+
+use nexxus_storage::Backends;
+
+pub use catalog::{Application, Catalog};
+pub use identity::{Identified, Identity};
+
+use crate::{config::Config, messages::Routes};
+
+/// Everything that a service needs, opened. Cheap to clone.
+#[derive(Clone)]
+pub struct Domain {
+    pub config: Arc<Config>,
+    pub backends: Backends,
+    pub catalog: Arc<Catalog>,
+    pub identity: Arc<Identity>,
+    pub routes: Arc<Routes>,
+}
