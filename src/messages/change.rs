@@ -61,9 +61,9 @@ impl Change {
                 "model_deleted",
                 json!({ "appId": self.app, "userId": document.user, "type": document.model, "id": document.id }),
             ),
-            Event::Unchanged { model, id } => ("unchanged", json!({ "type": model, "id": id })),
-            Event::Rejected { model, id, problem, .. } => {
-                ("change_rejected", json!({ "type": model, "id": id, "problem": problem }))
+            Event::Unchanged { document } => ("unchanged", json!({ "document": document })),
+            Event::Rejected { document, problem, .. } => {
+                ("change_rejected", json!({ "document": document, "problem": problem }))
             }
             Event::Defined { .. } => ("application_defined", Value::Null),
             Event::UserChanged { user, .. } => ("user_changed", json!({ "userId": user })),
@@ -74,7 +74,9 @@ impl Change {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nexxus_storage::model::{ChangeId, DocumentId, ModelName, Offset, Problem, Timestamp, problem::ProblemKind};
+    use nexxus_storage::model::{
+        ChangeId, DocumentId, ModelName, Offset, Problem, Timestamp, change::Subject, problem::ProblemKind,
+    };
 
     #[test]
     fn a_change_comes_back_from_the_wire() {
@@ -84,8 +86,10 @@ mod tests {
         }))
         .expect("a document");
         let rejected = Event::Rejected {
-            model: ModelName::parse("task").expect("a name"),
-            id: DocumentId::parse("d").expect("an id"),
+            document: Some(Subject {
+                model: ModelName::parse("task").expect("a name"),
+                id: DocumentId::parse("d").expect("an id"),
+            }),
             device: None,
             problem: Problem::new(ProblemKind::Exists, "taken"),
         };

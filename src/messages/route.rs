@@ -75,7 +75,7 @@ mod tests {
     fn an_application_keeps_its_partition() {
         let app = AppId::parse("tasks").expect("an id");
         assert_eq!(Route::new("writer", 1).queue_of(&app), "writer");
-        assert_eq!(Route::new("writer", 16).queue_of(&app), "writer.10");
+        assert_eq!(Route::new("writer", 16).queue_of(&app), "writer.13");
         assert_eq!(Route::new("writer", 2).queues(), ["writer.0", "writer.1"]);
     }
 }

@@ -29,11 +29,14 @@ pub enum Event {
     #[serde(rename = "model_deleted")]
     Deleted { document: Document, version: u64 },
     /// A command that changed nothing: its change counts as applied, nobody is told.
-    Unchanged { model: ModelName, id: DocumentId },
+    Unchanged {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        document: Option<Subject>,
+    },
     /// A command that the writer refused: for its device only.
     Rejected {
-        model: ModelName,
-        id: DocumentId,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        document: Option<Subject>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         device: Option<DeviceId>,
         problem: Problem,
@@ -43,6 +46,14 @@ pub enum Event {
     Defined { definition: Value },
     /// The type or the details of a user changed, or the user was removed (`none`): `before` and `after` as the rules see it.
     UserChanged { user: UserId, before: Option<UserFacts>, after: Option<UserFacts> },
+}
+
+/// The document that a command was about; none for definitions and users.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Subject {
+    #[serde(rename = "type")]
+    pub model: ModelName,
+    pub id: DocumentId,
 }
 
 /// What rules know of a user besides the id.
@@ -91,7 +102,9 @@ impl Entry {
             Event::Created { document } | Event::Updated { document, .. } | Event::Deleted { document, .. } => {
                 Some(&document.model)
             }
-            Event::Unchanged { model, .. } | Event::Rejected { model, .. } => Some(model),
+            Event::Unchanged { document } | Event::Rejected { document, .. } => {
+                document.as_ref().map(|subject| &subject.model)
+            }
             Event::Defined { .. } | Event::UserChanged { .. } => None,
         }
     }
