@@ -124,21 +124,21 @@ impl Before {
     }
 }
 
-/// Sets or removes the value at a path, through objects that are made where they are missing.
-fn put(fields: &mut Map<String, Value>, path: &[String], value: Option<Value>) {
-    match (path, value) {
-        ([], _) => {}
-        ([name], Some(value)) => {
-            fields.insert(name.clone(), value);
+/// Sets or removes the value at a path through objects. Setting makes the objects that are missing, removing does not; a path
+/// that leads through something else changes nothing.
+pub(super) fn put(fields: &mut Map<String, Value>, path: &[impl AsRef<str>], value: Option<Value>) {
+    let Some((last, parents)) = path.split_last() else { return };
+    let mut fields = fields;
+    for name in parents {
+        let name = name.as_ref();
+        if value.is_some() && !fields.contains_key(name) {
+            fields.insert(name.to_owned(), Value::Object(Map::new()));
         }
-        ([name], None) => {
-            fields.remove(name);
-        }
-        ([name, rest @ ..], value) => {
-            let inner = fields.entry(name.clone()).or_insert_with(|| Value::Object(Map::new()));
-            if let Value::Object(inner) = inner {
-                put(inner, rest, value);
-            }
-        }
+        let Some(Value::Object(inner)) = fields.get_mut(name) else { return };
+        fields = inner;
     }
+    match value {
+        Some(value) => fields.insert(last.as_ref().to_owned(), value),
+        None => fields.remove(last.as_ref()),
+    };
 }
