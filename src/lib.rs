@@ -2,6 +2,8 @@
 
 pub mod config;
 
+pub mod pipeline;
+
 pub mod domain;
 pub mod messages;
 

@@ -1,48 +1,244 @@
-//! The frames that devices get (contract §7), as text, encoded once for all who get the same.
+//! The frames that devices get of changes (contract §7), as text, encoded once for all who get the same.
 
-use std::sync::Arc;
+use std::{cell::OnceCell, sync::Arc};
 
 use bytes::Bytes;
-use nexxus_storage::model::{AppId, Entry, Offset};
+use nexxus_storage::model::{
+    ChangeId, Document, DocumentId, Entry, Event, Model, ModelName, Offset, Patch, Problem, change::Subject,
+    patch::visible_patches,
+};
+use serde::Serialize;
+use serde_json::value::RawValue;
 
 use super::{Application, view::Step};
 
-/// What one device hears of one change: equal ones share their frame.
+/// What one device hears of one change: devices with equal ones share a frame.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Audience {
-    /// The channels of the device that the document belongs to after the change (of a delete: before it). Sorted.
+    /// The channels of the device that the document belongs to after the change (of a delete: before it), sorted.
     pub channels: Vec<Arc<str>>,
     pub entered: Vec<Arc<str>>,
     pub left: Vec<Arc<str>>,
     /// Sees hidden fields.
     pub privileged: bool,
-    /// Nothing of the document may be shown any more.
-    pub unreadable: bool,
+    /// The document could not be read before, or can no longer: how it changed is not shown.
+    pub silent: bool,
 }
 
 impl Audience {
-    /// Adds what a change is to one more subscription of the device.
-    pub fn add(&mut self, _channel: &Arc<str>, _step: Step, _privileged: bool) {
-        todo!()
+    /// The audience of a device whose subscriptions take these steps.
+    pub fn of<'a>(steps: impl IntoIterator<Item = (&'a Arc<str>, Step, bool)>) -> Self {
+        let mut audience = Self::default();
+        for (channel, step, privileged) in steps {
+            audience.privileged |= privileged;
+            match step {
+                Step::Created | Step::Stayed | Step::Deleted => audience.channels.push(channel.clone()),
+                Step::Entered { unreadable } => {
+                    audience.silent |= unreadable;
+                    audience.channels.push(channel.clone());
+                    audience.entered.push(channel.clone());
+                }
+                Step::Left { unreadable } => {
+                    audience.silent |= unreadable;
+                    audience.left.push(channel.clone());
+                }
+            }
+        }
+        audience.silent &= !audience.privileged;
+        for channels in [&mut audience.channels, &mut audience.entered, &mut audience.left] {
+            channels.sort_unstable();
+        }
+        audience
     }
 }
 
-/// The frame of a change for an audience.
-pub fn change(_app: &Application, _entry: &Entry, _audience: &Audience) -> Bytes {
-    todo!()
+/// Makes the frames of one entry. What audiences have in common is encoded once.
+pub struct Frames<'a> {
+    entry: &'a Entry,
+    model: Option<&'a Model>,
+    /// The document as everybody and as the privileged see it.
+    shown: [OnceCell<Box<RawValue>>; 2],
+}
+
+#[derive(Serialize)]
+struct Metadata<'a> {
+    id: &'a DocumentId,
+    r#type: &'a ModelName,
+    version: u64,
+    channels: &'a [Arc<str>],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    entered: Option<&'a [Arc<str>]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    left: Option<&'a [Arc<str>]>,
+}
+
+#[derive(Serialize)]
+struct Frame<D: Serialize, M: Serialize> {
+    event: &'static str,
+    data: D,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    metadata: Option<M>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    document: Option<Box<RawValue>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    offset: Option<Offset>,
+}
+
+impl<'a> Frames<'a> {
+    pub fn of(app: &'a Application, entry: &'a Entry) -> Self {
+        let model = entry.model().and_then(|name| app.schema.model(name.as_str())).map(|model| &**model);
+        Self { entry, model, shown: Default::default() }
+    }
+
+    /// The frame for an audience; none for entries that are no change of a document.
+    pub fn change(&self, audience: &Audience) -> Option<Bytes> {
+        match &self.entry.event {
+            Event::Created { document } => Some(self.frame(
+                "model_created",
+                self.shown(document, audience.privileged),
+                metadata(document, document.version, audience),
+                None,
+            )),
+            Event::Updated { document, patches, .. } => {
+                let metadata = Metadata {
+                    entered: Some(&audience.entered),
+                    left: Some(&audience.left),
+                    ..metadata(document, document.version, audience)
+                };
+                let shown = (!audience.entered.is_empty()).then(|| self.shown(document, audience.privileged));
+                let patches = self.patches(document, patches, audience);
+                Some(self.frame("model_updated", patches, metadata, shown))
+            }
+            Event::Deleted { document, version } => Some(self.frame(
+                "model_deleted",
+                Named {
+                    app_id: &document.app,
+                    user_id: document.user.as_ref(),
+                    r#type: &document.model,
+                    id: &document.id,
+                },
+                metadata(document, *version, audience),
+                None,
+            )),
+            _ => None,
+        }
+    }
+
+    fn frame<D: Serialize, M: Serialize>(
+        &self,
+        event: &'static str,
+        data: D,
+        metadata: M,
+        document: Option<Box<RawValue>>,
+    ) -> Bytes {
+        to_text(&Frame { event, data, metadata: Some(metadata), document, offset: Some(self.entry.offset) })
+    }
+
+    fn shown(&self, document: &Document, privileged: bool) -> Box<RawValue> {
+        self.shown[usize::from(privileged)]
+            .get_or_init(|| {
+                let raw = match self.model {
+                    Some(model) if !privileged && model.has_hidden() => {
+                        let mut document = document.clone();
+                        model.hide(&mut document.fields);
+                        serde_json::value::to_raw_value(&document)
+                    }
+                    _ => serde_json::value::to_raw_value(document),
+                };
+                raw.unwrap_or_else(|_| RawValue::NULL.to_owned())
+            })
+            .clone()
+    }
+
+    fn patches<'d>(&self, document: &'d Document, patches: &[Patch], audience: &'d Audience) -> Vec<ShownPatch<'d>> {
+        if audience.silent {
+            return Vec::new();
+        }
+        let patches = match self.model {
+            Some(model) if !audience.privileged && model.has_hidden() => visible_patches(patches, model),
+            _ => patches.to_vec(),
+        };
+        let shown = |patch| ShownPatch { patch, metadata: metadata(document, document.version, audience) };
+        patches.into_iter().map(shown).collect()
+    }
+}
+
+#[derive(Serialize)]
+struct ShownPatch<'a> {
+    #[serde(flatten)]
+    patch: Patch,
+    metadata: Metadata<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Named<'a> {
+    app_id: &'a nexxus_storage::model::AppId,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user_id: Option<&'a nexxus_storage::model::UserId>,
+    r#type: &'a ModelName,
+    id: &'a DocumentId,
+}
+
+fn metadata<'a>(document: &'a Document, version: u64, audience: &'a Audience) -> Metadata<'a> {
+    Metadata {
+        id: &document.id,
+        r#type: &document.model,
+        version,
+        channels: &audience.channels,
+        entered: None,
+        left: None,
+    }
+}
+
+/// `change_rejected`, for the device that asked for the change.
+pub fn change_rejected(change: ChangeId, document: Option<&Subject>, problem: &Problem, offset: Offset) -> Bytes {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Rejected<'a> {
+        change_id: ChangeId,
+        #[serde(flatten)]
+        document: Option<&'a Subject>,
+    }
+    to_text(&Frame {
+        event: "change_rejected",
+        data: problem,
+        metadata: Some(Rejected { change_id: change, document }),
+        document: None,
+        offset: Some(offset),
+    })
 }
 
 /// `resync_required`: these channels have to be asked for anew. `after`: seconds to wait, spread over devices.
 pub fn resync_required(
-    _channels: &[Arc<str>],
-    _reason: Option<&str>,
-    _after: Option<u32>,
-    _offset: Option<Offset>,
+    channels: &[Arc<str>],
+    reason: Option<&str>,
+    after: Option<u32>,
+    offset: Option<Offset>,
 ) -> Bytes {
-    todo!()
+    #[derive(Serialize)]
+    struct Resync<'a> {
+        channels: &'a [Arc<str>],
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reason: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        after: Option<u32>,
+    }
+    let data = Resync { channels, reason, after };
+    to_text(&Frame { event: "resync_required", data, metadata: None::<()>, document: None, offset })
 }
 
 /// `progress`: everything of the application up to here that concerns the device was sent.
-pub fn progress(_app: &AppId, _offset: Offset) -> Bytes {
-    todo!()
+pub fn progress(offset: Offset) -> Bytes {
+    #[derive(Serialize)]
+    struct Progress {
+        event: &'static str,
+        offset: Offset,
+    }
+    to_text(&Progress { event: "progress", offset })
+}
+
+/// The text of a frame. Frames are made of texts, numbers and lists only, which always have a JSON text.
+pub fn to_text(frame: &impl Serialize) -> Bytes {
+    serde_json::to_vec(frame).map(Bytes::from).unwrap_or_default()
 }

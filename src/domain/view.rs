@@ -1,24 +1,25 @@
-//! What a subscription sees of a change: its filter, its channel and the read rule of its user, tested before and after.
+//! What a subscription sees of a change: its channel, its filter and the read rule of its user, tested before and after.
 
 use std::sync::Arc;
 
 use nexxus_storage::{
-    Result,
-    model::{Channel, Document, filter::Condition},
+    Error, ErrorKind, Result,
+    model::{Caller, Channel, Document, Filter, change::UserFacts, filter::Condition, rules::Action},
     registry::records,
 };
 
 use super::Application;
 
 /// A subscription, compiled: everything that decides whether it hears of a change.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct View {
-    pub record: Arc<records::Subscription>,
     pub channel: Channel,
-    /// The channel key, shared by all subscriptions of the channel.
+    /// The channel key, as frames name it.
     pub key: Arc<str>,
     /// What the read rule asks, bound to the subscription's user: [`Condition::All`] for admins.
     pub readable: Condition,
+    /// Sees hidden fields.
+    pub privileged: bool,
 }
 
 /// What a change is to a subscription.
@@ -26,9 +27,12 @@ pub struct View {
 pub enum Step {
     /// Created into it.
     Created,
-    Entered,
+    /// `unreadable`: before, the document could not be read at all, so what it was is not shown.
+    Entered {
+        unreadable: bool,
+    },
     Stayed,
-    /// `unreadable`: the document may no longer be read at all, so nothing of it is shown.
+    /// `unreadable`: the document can no longer be read at all, so nothing of it is shown.
     Left {
         unreadable: bool,
     },
@@ -36,17 +40,65 @@ pub enum Step {
 }
 
 impl View {
-    pub fn compile(_record: records::Subscription, _app: &Application, _user: Option<&records::User>) -> Result<Self> {
-        todo!()
+    /// `Invalid` when the model or the filter does not fit the schema any more. `facts`: of the subscription's user.
+    pub fn compile(subscription: &records::Subscription, app: &Application, facts: &UserFacts) -> Result<Self> {
+        let admin = subscription.admin || facts.user_type.as_deref() == Some("admin");
+        let caller = Caller {
+            admin,
+            user: subscription.user.clone(),
+            facts: facts.clone(),
+            device: Some(subscription.device.clone()),
+        };
+        let invalid = |why: String| {
+            Error::new(ErrorKind::Invalid, "compile subscription", format!("subscription {}: {why}", subscription.id))
+        };
+        let Some(model) = app.schema.model(subscription.model.as_str()) else {
+            return Err(invalid(format!("there is no model {}", subscription.model)));
+        };
+        let filter = match &subscription.filter {
+            Some(filter) => {
+                Some(Arc::new(Filter::parse(filter, model, admin).map_err(|error| invalid(error.message))?))
+            }
+            None => None,
+        };
+        Ok(Self {
+            channel: Channel {
+                app: subscription.app.clone(),
+                model: subscription.model.clone(),
+                id: subscription.model_id.clone(),
+                user: subscription.user_id.clone(),
+                filter,
+            },
+            key: subscription.channel.as_str().into(),
+            readable: app.rules.condition(&subscription.model, Action::Read, &caller),
+            privileged: admin,
+        })
     }
 
     /// Whether a document is in it: model, id, owner, filter and rule.
-    pub fn shows(&self, _document: &Document) -> bool {
-        todo!()
+    pub fn shows(&self, document: &Document) -> bool {
+        let channel = &self.channel;
+        document.model == channel.model
+            && channel.id.as_ref().is_none_or(|id| *id == document.id)
+            && channel.user.as_ref().is_none_or(|user| Some(user) == document.user.as_ref())
+            && channel.filter.as_ref().is_none_or(|filter| filter.matches(document))
+            && self.readable.matches(document)
     }
 
     /// What the change from `before` to `after` is to it; none when it does not hear of it.
-    pub fn step(&self, _before: Option<&Document>, _after: Option<&Document>) -> Option<Step> {
-        todo!()
+    pub fn step(&self, before: Option<&Document>, after: Option<&Document>) -> Option<Step> {
+        let was = before.is_some_and(|document| self.shows(document));
+        let is = after.is_some_and(|document| self.shows(document));
+        match (before, after) {
+            (None, Some(_)) if is => Some(Step::Created),
+            (Some(_), None) if was => Some(Step::Deleted),
+            (Some(before), Some(after)) => match (was, is) {
+                (true, true) => Some(Step::Stayed),
+                (false, true) => Some(Step::Entered { unreadable: !self.readable.matches(before) }),
+                (true, false) => Some(Step::Left { unreadable: !self.readable.matches(after) }),
+                (false, false) => None,
+            },
+            _ => None,
+        }
     }
 }

@@ -43,7 +43,12 @@ pub enum Event {
     },
     /// The application was defined, or its schema, rules or settings changed. `definition` is the whole new definition as
     /// the registry keeps it (`registry::records::Application`).
-    Defined { definition: Value },
+    Defined {
+        definition: Value,
+        /// The definition before, so that a replay can tell what the change altered.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        before: Option<Value>,
+    },
     /// The type or the details of a user changed, or the user was removed (`none`): `before` and `after` as the rules see it.
     UserChanged { user: UserId, before: Option<UserFacts>, after: Option<UserFacts> },
 }

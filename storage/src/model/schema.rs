@@ -86,6 +86,11 @@ impl Schema {
         todo!()
     }
 
+    /// What in the next schema stored documents of this one may not fit: the path of each conflict.
+    pub fn conflicts(&self, _next: &Schema) -> Vec<FieldError> {
+        todo!()
+    }
+
     pub fn model(&self, name: &str) -> Option<&Arc<Model>> {
         self.models.get(name)
     }

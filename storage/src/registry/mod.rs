@@ -110,7 +110,7 @@ pub trait Registry: Send + Sync {
 
 /// What was written, in order.
 #[async_trait]
-pub trait Feed: Send {
+pub trait Feed: Send + Sync {
     /// What there is now, without waiting; every write that returned before this call is included.
     async fn read(&mut self) -> Result<Vec<News>>;
 

@@ -1,0 +1,263 @@
+//! The only loop that receives, decodes, handles, publishes, acknowledges, retries, isolates and dead-letters.
+//!
+//! 1. receive a batch; what cannot be decoded goes to the dead letters at once,
+//! 2. let the worker handle it (a panic is a failure like any other),
+//! 3. publish what it led to, 4. tell the worker, 5. acknowledge.
+//!
+//! When a step fails because a backend is absent, the batch is tried again until it is back: it costs no tries. Any other failure
+//! isolates: the batch is handled one message at a time; the one that fails is tried [`TRIES`] times with back-off, then goes
+//! to `QUEUE.dead` with the reason. Order is kept: nothing overtakes a message that is being tried again.
+
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+
+use futures_util::FutureExt;
+use metrics::{counter, histogram};
+use nexxus_storage::{
+    Consumer, Error, ErrorKind, Queues, Result,
+    model::Timestamp,
+    queue::{Death, Delivery, Durability, Message, Receipt},
+};
+use tokio::time::Instant;
+use tracing::{error, warn};
+
+use super::worker::{Outbox, Received, Worker, is_absence};
+use crate::{
+    messages::Typed,
+    service::{Failure, Stop},
+};
+
+/// How often a message is tried before it goes to the dead letters.
+pub const TRIES: u32 = 5;
+const FIRST_BACK_OFF: Duration = Duration::from_millis(20);
+const LONGEST_BACK_OFF: Duration = Duration::from_secs(5);
+const TICK: Duration = Duration::from_secs(1);
+
+/// What a stage consumes, and how.
+pub struct Input {
+    /// The stage's name, for logs and metrics.
+    pub stage: &'static str,
+    pub queue: String,
+    pub durability: Durability,
+    pub prefetch: usize,
+}
+
+/// The queue of the messages of `queue` that failed for good.
+pub fn dead_letters_of(queue: &str) -> String {
+    format!("{queue}.dead")
+}
+
+/// Runs a worker on a queue until told to stop.
+pub async fn run<W: Worker>(queues: Arc<dyn Queues>, input: Input, worker: W, stop: Stop) -> Result<(), Failure> {
+    queues.declare(&input.queue, input.durability).await?;
+    if input.durability != Durability::Transient {
+        queues.declare(&dead_letters_of(&input.queue), Durability::Durable).await?;
+    }
+    let mut runner = Runner { queues, input, worker, out: Outbox::default(), stop };
+    while !runner.stop.is_cancelled() {
+        let mut consumer = runner.queues.consume(&runner.input.queue, runner.input.prefetch).await?;
+        match runner.consume(&mut *consumer).await {
+            Ok(()) => return Ok(()),
+            Err(error) if is_absence(&error) => {
+                warn!(stage = runner.input.stage, %error, "the queue is away, connecting again");
+                runner.pause(FIRST_BACK_OFF * 10).await;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+struct Runner<W: Worker> {
+    queues: Arc<dyn Queues>,
+    input: Input,
+    worker: W,
+    out: Outbox,
+    stop: Stop,
+}
+
+impl<W: Worker> Runner<W> {
+    async fn consume(&mut self, consumer: &mut dyn Consumer) -> Result<()> {
+        let mut next_tick = Instant::now() + TICK;
+        loop {
+            let deliveries = tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return self.drain(consumer).await,
+                deliveries = consumer.receive(self.input.prefetch) => Some(deliveries?),
+                () = tokio::time::sleep_until(next_tick) => None,
+            };
+            if let Some(deliveries) = deliveries {
+                self.take(consumer, deliveries).await?;
+            }
+            if Instant::now() >= next_tick {
+                next_tick = Instant::now() + TICK;
+                self.tick().await;
+            }
+        }
+    }
+
+    /// What is waiting when the stop comes was accepted before it: it is still handled.
+    async fn drain(&mut self, consumer: &mut dyn Consumer) -> Result<()> {
+        while let Some(deliveries) = consumer.receive(self.input.prefetch).now_or_never() {
+            self.take(consumer, deliveries?).await?;
+        }
+        Ok(())
+    }
+
+    async fn tick(&mut self) {
+        let outcome = match self.worker.tick(&mut self.out).await {
+            Ok(()) => self.publish().await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = outcome {
+            self.out.take();
+            warn!(stage = self.input.stage, %error, "the stage's housekeeping failed");
+        }
+    }
+
+    async fn take(&mut self, consumer: &mut dyn Consumer, deliveries: Vec<Delivery>) -> Result<()> {
+        let mut batch = Vec::with_capacity(deliveries.len());
+        let mut receipts = Vec::with_capacity(deliveries.len());
+        for delivery in deliveries {
+            match W::Input::from_message(&delivery.message) {
+                Ok(body) => {
+                    batch.push((received(&delivery, body), delivery.message));
+                    receipts.push(delivery.receipt);
+                }
+                Err(error) => {
+                    self.bury(&delivery.message, &error.to_string(), 1).await?;
+                    consumer.ack(vec![delivery.receipt]).await?;
+                }
+            }
+        }
+        let started = Instant::now();
+        if !batch.is_empty() {
+            self.settle(consumer, &batch, receipts).await?;
+        }
+        histogram!("nexxus_stage_duration_seconds", "stage" => self.input.stage).record(started.elapsed());
+        Ok(())
+    }
+
+    async fn settle(
+        &mut self,
+        consumer: &mut dyn Consumer,
+        batch: &[(Received<W::Input>, Message)],
+        receipts: Vec<Receipt>,
+    ) -> Result<()> {
+        let received: Vec<_> = batch.iter().map(|(received, _)| received.clone()).collect();
+        if let Err(error) = self.until_present(&received).await {
+            if is_absence(&error) {
+                return Err(error); // Stopping: what is not acknowledged comes back at the next start.
+            }
+            if batch.len() > 1 {
+                warn!(stage = self.input.stage, %error, "a batch failed, handling its messages one by one");
+            }
+            for (message, (_, raw)) in received.iter().zip(batch) {
+                self.handle_alone(message, raw).await?;
+            }
+        }
+        counter!("nexxus_stage_messages_total", "stage" => self.input.stage, "result" => "done")
+            .increment(receipts.len() as u64);
+        consumer.ack(receipts).await
+    }
+
+    /// One message, tried until it is done or buried.
+    async fn handle_alone(&mut self, message: &Received<W::Input>, raw: &Message) -> Result<()> {
+        let mut back_off = FIRST_BACK_OFF;
+        for tries in 1..=TRIES {
+            let Err(error) = self.until_present(std::slice::from_ref(message)).await else { return Ok(()) };
+            if is_absence(&error) {
+                return Err(error); // Stopping, as above.
+            }
+            counter!("nexxus_stage_messages_total", "stage" => self.input.stage, "result" => "failed").increment(1);
+            if tries < TRIES {
+                warn!(stage = self.input.stage, change = %message.id, %error, tries, "a message failed, trying again");
+                self.pause(back_off).await;
+                back_off = (back_off * 4).min(LONGEST_BACK_OFF);
+                continue;
+            }
+            let reason = error.to_string();
+            self.worker.dead(message, &reason, &mut self.out).await?;
+            self.publish().await?;
+            self.bury(raw, &reason, tries).await?;
+        }
+        Ok(())
+    }
+
+    /// Handles and publishes; waits as long as a backend is absent. Gives an absence back only when the node is stopping.
+    async fn until_present(&mut self, batch: &[Received<W::Input>]) -> Result<()> {
+        let mut back_off = FIRST_BACK_OFF;
+        loop {
+            let error = match self.attempt(batch).await {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
+            };
+            self.out.take();
+            if !is_absence(&error) || self.stop.is_cancelled() {
+                return Err(error);
+            }
+            warn!(stage = self.input.stage, %error, "a backend is away, waiting");
+            self.pause(back_off).await;
+            back_off = (back_off * 2).min(LONGEST_BACK_OFF);
+        }
+    }
+
+    async fn attempt(&mut self, batch: &[Received<W::Input>]) -> Result<()> {
+        contained(self.worker.handle(batch, &mut self.out)).await?;
+        self.publish().await?;
+        self.worker.told().await
+    }
+
+    async fn publish(&mut self) -> Result<()> {
+        for (queue, messages) in self.out.take() {
+            self.queues.publish(&queue, messages).await?;
+        }
+        Ok(())
+    }
+
+    async fn bury(&mut self, message: &Message, reason: &str, tries: u32) -> Result<()> {
+        let queue = self.input.queue.clone();
+        error!(stage = self.input.stage, change = %message.id, reason, "a message goes to the dead letters");
+        counter!("nexxus_stage_messages_total", "stage" => self.input.stage, "result" => "dead").increment(1);
+        if self.input.durability == Durability::Transient {
+            return Ok(());
+        }
+        let dead_letters = dead_letters_of(&queue);
+        let death = Death { queue, reason: reason.to_owned(), tries, time: Timestamp::now() };
+        self.queues.publish(&dead_letters, vec![Message { dead: Some(death), ..message.clone() }]).await
+    }
+
+    async fn pause(&self, duration: Duration) {
+        tokio::select! {
+            () = self.stop.cancelled() => {}
+            () = tokio::time::sleep(duration) => {}
+        }
+    }
+}
+
+fn received<T>(delivery: &Delivery, body: Arc<T>) -> Received<T> {
+    let message = &delivery.message;
+    Received {
+        id: message.id,
+        app: message.app.clone(),
+        offset: message.offset,
+        time: message.time,
+        trace: message.trace.clone(),
+        redelivered: delivery.redelivered,
+        body,
+    }
+}
+
+/// Turns a panic of the worker into an error: one bad message must not end the stage.
+async fn contained(handling: impl Future<Output = Result<()>>) -> Result<()> {
+    match AssertUnwindSafe(handling).catch_unwind().await {
+        Ok(outcome) => outcome,
+        Err(panic) => {
+            let text = panic
+                .downcast_ref::<&str>()
+                .map(|text| (*text).to_owned())
+                .or_else(|| panic.downcast_ref::<String>().cloned())
+                .unwrap_or_else(|| "of unknown cause".into());
+            Err(Error::new(ErrorKind::Internal, "handle message", format!("panic: {text}")))
+        }
+    }
+}

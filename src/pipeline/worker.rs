@@ -1,0 +1,82 @@
+//! What a stage is: a handler of batches, and nothing else. Receiving, decoding, publishing, acknowledging, retrying and
+//! dead-lettering belong to the [`runner`](super::runner), once.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use nexxus_storage::{
+    Error, ErrorKind,
+    model::{AppId, ChangeId, Offset, Timestamp},
+    queue::Message,
+};
+
+use crate::messages::Typed;
+
+/// A message that was received and decoded.
+#[derive(Debug)]
+pub struct Received<T> {
+    pub id: ChangeId,
+    pub app: Option<AppId>,
+    pub offset: Option<Offset>,
+    pub time: Timestamp,
+    pub trace: Option<String>,
+    /// Whether it may have been handled before.
+    pub redelivered: bool,
+    pub body: Arc<T>,
+}
+
+impl<T> Clone for Received<T> {
+    fn clone(&self) -> Self {
+        Self { app: self.app.clone(), trace: self.trace.clone(), body: self.body.clone(), ..*self }
+    }
+}
+
+/// What a handled batch leads to: published, in order, before the batch is acknowledged.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    messages: Vec<(String, Vec<Message>)>,
+}
+
+impl Outbox {
+    pub fn publish(&mut self, queue: impl Into<String>, message: Message) {
+        let queue = queue.into();
+        match self.messages.last_mut() {
+            Some((last, messages)) if *last == queue => messages.push(message),
+            _ => self.messages.push((queue, vec![message])),
+        }
+    }
+
+    pub(super) fn take(&mut self) -> Vec<(String, Vec<Message>)> {
+        std::mem::take(&mut self.messages)
+    }
+}
+
+/// A stage of the pipeline.
+#[async_trait]
+pub trait Worker: Send {
+    type Input: Typed;
+
+    /// Handles a batch, in order. Everything may come twice: the second time must change nothing. When it fails, the whole
+    /// batch counts as not handled and comes again, one message at a time where that tells which one is at fault.
+    async fn handle(&mut self, batch: &[Received<Self::Input>], out: &mut Outbox) -> Result<(), Error>;
+
+    /// What the batch led to was published; the batch is about to be acknowledged.
+    async fn told(&mut self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// A message failed for good and goes to the dead letters with this reason.
+    async fn dead(&mut self, _message: &Received<Self::Input>, _reason: &str, _out: &mut Outbox) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// Called about once a second while nothing arrives, and between batches.
+    async fn tick(&mut self, _out: &mut Outbox) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+/// Whether an error is the backend's absence (it costs no tries, the queue waits) rather than the message's fault.
+pub(super) fn is_absence(error: &Error) -> bool {
+    error.is_transient() || error.kind == ErrorKind::Fenced
+}

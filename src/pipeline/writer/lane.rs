@@ -1,0 +1,303 @@
+//! The writing of one application: its tail of the log, its definition in force, and the batch in hand.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use nexxus_storage::{
+    Result,
+    changelog::{LogEntry, Marks},
+    documents::Stored,
+    model::{
+        AppId, DocumentId, Entry, Event, ModelName, Offset, Problem, Timestamp, change::Subject, problem::ProblemKind,
+    },
+};
+use tracing::info;
+
+use super::super::worker::Received;
+use super::decide::{Judge, New};
+use crate::{
+    domain::{Application, Domain},
+    messages::{Command, Intent},
+};
+
+/// Entries that are read back from the log at once.
+const PAGE: usize = 1_000;
+
+pub(super) struct Lane {
+    pub(super) domain: Domain,
+    pub(super) app: AppId,
+    /// Where the log ends, once this lane has taken over.
+    pub(super) tail: Option<Offset>,
+    /// The definition in force at the tail; none where there is no such application.
+    pub(super) application: Option<Arc<Application>>,
+    /// Times of entries never go back, whatever the clock does.
+    last_time: Timestamp,
+    /// Decided, not yet logged.
+    decided: Vec<Entry>,
+    /// Logged and applied, not yet told.
+    done: Vec<Arc<Entry>>,
+}
+
+type DocumentKey = (ModelName, DocumentId);
+
+impl Lane {
+    pub(super) fn new(domain: Domain, app: AppId) -> Self {
+        Self {
+            domain,
+            app,
+            tail: None,
+            application: None,
+            last_time: Timestamp::from_ms(0).unwrap_or_else(|_| Timestamp::now()),
+            decided: Vec::new(),
+            done: Vec::new(),
+        }
+    }
+
+    pub(super) fn app(&self) -> &AppId {
+        &self.app
+    }
+
+    /// Decides, logs and applies; gives what has to be told.
+    pub(super) async fn take(&mut self, commands: &[&Received<Command>]) -> Result<Vec<Arc<Entry>>> {
+        self.decided.clear();
+        self.done.clear();
+        if self.tail.is_none() {
+            self.take_over().await?;
+        }
+        let ids: Vec<_> = commands.iter().map(|command| command.id).collect();
+        let known = self.domain.backends.change_log.find(&self.app, &ids).await?;
+        let fresh: Vec<_> =
+            commands.iter().zip(known).filter(|(_, known)| known.is_none()).map(|(command, _)| *command).collect();
+        let mut documents = Documents::look_up(self, &fresh).await?;
+        for command in fresh {
+            self.decide(command, &mut documents).await?;
+        }
+        self.log_and_apply().await?;
+        Ok(std::mem::take(&mut self.done))
+    }
+
+    /// Logs that a command went to the dead letters.
+    pub(super) async fn refuse(&mut self, command: &Received<Command>, reason: &str) -> Result<Vec<Arc<Entry>>> {
+        self.decided.clear();
+        self.done.clear();
+        if self.tail.is_none() {
+            self.take_over().await?;
+        }
+        let known = self.domain.backends.change_log.find(&self.app, &[command.id]).await?;
+        if known.iter().all(Option::is_none) && !matches!(command.body.intent, Intent::Barrier) {
+            let problem = Problem::new(ProblemKind::Internal, format!("the change could not be carried out: {reason}"));
+            let event = refusal(command, problem);
+            self.push(command, event);
+        }
+        self.log_and_apply().await?;
+        Ok(std::mem::take(&mut self.done))
+    }
+
+    /// Becoming the writer of an application: applies and collects for telling what a former one logged and did not finish.
+    /// Nothing is decided before, so nothing is ever decided on documents that lack a logged change.
+    async fn take_over(&mut self) -> Result<()> {
+        let marks = self.domain.backends.change_log.marks(&self.app).await?;
+        for entry in self.read_since(marks, marks.applied).await? {
+            self.apply(std::slice::from_ref(&entry)).await?;
+        }
+        for entry in self.read_since(marks, marks.told).await? {
+            self.done.push(entry.entry);
+        }
+        self.domain.catalog.refresh().await?;
+        self.application = self.domain.catalog.find(&self.app);
+        if let Some(last) = self.read_since(marks, before(marks.head)).await?.last() {
+            self.last_time = self.last_time.max(last.entry.time);
+        }
+        if marks.head != marks.told {
+            info!(app = %self.app, head = %marks.head, applied = %marks.applied, told = %marks.told, "took over");
+        }
+        self.tail = Some(marks.head);
+        Ok(())
+    }
+
+    /// Everything logged above a mark; from the oldest held where the mark is of another epoch or trimmed.
+    async fn read_since(&self, marks: Marks, mark: Offset) -> Result<Vec<LogEntry>> {
+        let oldest =
+            if marks.trimmed.epoch == marks.head.epoch { marks.trimmed } else { Offset::new(marks.head.epoch, 0) };
+        let mut since = mark.max(oldest);
+        let mut entries = Vec::new();
+        while since < marks.head {
+            let page = self.domain.backends.change_log.read_logged(&self.app, since, PAGE).await?;
+            if page.entries.is_empty() {
+                break;
+            }
+            since = page.next;
+            entries.extend(page.entries);
+        }
+        Ok(entries)
+    }
+
+    async fn decide(&mut self, command: &Received<Command>, documents: &mut Documents) -> Result<()> {
+        match &command.body.intent {
+            Intent::Barrier => {
+                self.log_and_apply().await?;
+                return self.domain.backends.change_log.pass(&self.app, command.id).await;
+            }
+            Intent::Define { definition, forced, new } => {
+                self.log_and_apply().await?;
+                let event = self.define(command, definition, *forced, *new).await?;
+                self.push(command, event);
+                return self.log_and_apply().await;
+            }
+            Intent::ChangeUser { user, after } => {
+                self.log_and_apply().await?;
+                let event = self.change_user(command, user, after.as_ref()).await?;
+                self.push(command, event);
+                return self.log_and_apply().await;
+            }
+            Intent::Create { .. } | Intent::Patch { .. } | Intent::Delete { .. } => {}
+        }
+        let event = self.decide_document(command, documents);
+        documents.remember(&event);
+        self.push(command, event);
+        Ok(())
+    }
+
+    fn decide_document(&self, command: &Received<Command>, documents: &Documents) -> Event {
+        let Some(application) = &self.application else {
+            return refusal(command, no_application(&self.app));
+        };
+        let judge = Judge {
+            application,
+            caller: &command.body.caller,
+            change: command.id,
+            now: self.now(),
+            document_bytes: self.domain.config.limits.document_bytes,
+        };
+        match &command.body.intent {
+            Intent::Create { model, id, owner, fields, .. } => {
+                let new = New { owner: owner.clone(), fields: fields.clone() };
+                judge.create(model, id, new, documents.get(model, id))
+            }
+            Intent::Patch { model, id, patch, expected } => {
+                let subject = Subject { model: model.clone(), id: id.clone() };
+                judge.patch(subject, patch, *expected, documents.get(model, id))
+            }
+            Intent::Delete { model, id, expected } => {
+                let subject = Subject { model: model.clone(), id: id.clone() };
+                judge.delete(subject, *expected, documents.get(model, id))
+            }
+            Intent::Define { .. } | Intent::ChangeUser { .. } | Intent::Barrier => {
+                refusal(command, Problem::new(ProblemKind::Internal, "not about a document"))
+            }
+        }
+    }
+
+    pub(super) fn now(&self) -> Timestamp {
+        Timestamp::now().max(self.last_time)
+    }
+
+    fn push(&mut self, command: &Received<Command>, event: Event) {
+        let last = self.decided.last().map(|entry| entry.offset).or(self.tail).unwrap_or_default();
+        // The default tail is that of an application without a log: its first entry begins epoch 1.
+        let offset = if last == Offset::default() { Offset::new(1, 1) } else { last.next() };
+        self.last_time = self.now();
+        self.decided.push(Entry { offset, change_id: command.id, time: self.last_time, event });
+    }
+
+    /// *Log*, then *apply*.
+    pub(super) async fn log_and_apply(&mut self) -> Result<()> {
+        let (Some(tail), Some(last)) = (self.tail, self.decided.last()) else { return Ok(()) };
+        let head = last.offset;
+        let decided = std::mem::take(&mut self.decided);
+        let logged = self.domain.backends.change_log.append(&self.app, tail, decided).await?;
+        self.tail = Some(head);
+        self.apply(&logged).await?;
+        self.done.extend(logged.into_iter().map(|entry| entry.entry));
+        Ok(())
+    }
+
+    async fn apply(&mut self, logged: &[LogEntry]) -> Result<()> {
+        let Some(last) = logged.last() else { return Ok(()) };
+        self.domain.backends.documents.apply(&self.app, logged).await?;
+        for entry in logged {
+            match &entry.entry.event {
+                Event::Defined { definition, .. } => self.apply_definition(&entry.entry, definition).await?,
+                Event::UserChanged { user, after, .. } => self.apply_user(user, after.as_ref()).await?,
+                _ => {}
+            }
+        }
+        self.domain.backends.change_log.mark_applied(&self.app, last.entry.offset).await
+    }
+}
+
+/// The documents that a batch is about: looked up once, then kept as the decisions leave them.
+struct Documents {
+    states: HashMap<DocumentKey, Option<Stored>>,
+}
+
+impl Documents {
+    async fn look_up(lane: &Lane, commands: &[&Received<Command>]) -> Result<Self> {
+        let mut wanted: HashMap<ModelName, HashSet<DocumentId>> = HashMap::new();
+        for command in commands {
+            match &command.body.intent {
+                Intent::Create { model, id, chosen: true, .. }
+                | Intent::Patch { model, id, .. }
+                | Intent::Delete { model, id, .. } => {
+                    wanted.entry(model.clone()).or_default().insert(id.clone());
+                }
+                _ => {}
+            }
+        }
+        let mut states = HashMap::new();
+        for (model, ids) in wanted {
+            let ids: Vec<_> = ids.into_iter().collect();
+            let stored = lane.domain.backends.documents.get(&lane.app, &model, &ids).await?;
+            states.extend(ids.into_iter().map(|id| (model.clone(), id)).zip(stored));
+        }
+        Ok(Self { states })
+    }
+
+    fn get(&self, model: &ModelName, id: &DocumentId) -> Option<&Stored> {
+        if self.states.is_empty() {
+            return None; // The common batch: creates with generated ids only.
+        }
+        self.states.get(&(model.clone(), id.clone()))?.as_ref()
+    }
+
+    /// Takes in a decision, where another command of the batch is about the same document.
+    fn remember(&mut self, event: &Event) {
+        if self.states.is_empty() {
+            return;
+        }
+        let (document, stored) = match event {
+            Event::Created { document } | Event::Updated { document, .. } => (document, Stored::Live(document.clone())),
+            Event::Deleted { document, version } => (document, Stored::Deleted { version: *version }),
+            _ => return,
+        };
+        if let Some(state) = self.states.get_mut(&(document.model.clone(), document.id.clone())) {
+            *state = Some(stored);
+        }
+    }
+}
+
+/// The refusal of a command, whatever it was about.
+pub(super) fn refusal(command: &Received<Command>, problem: Problem) -> Event {
+    let document = match &command.body.intent {
+        Intent::Create { model, id, .. } | Intent::Patch { model, id, .. } | Intent::Delete { model, id, .. } => {
+            Some(Subject { model: model.clone(), id: id.clone() })
+        }
+        Intent::Define { .. } | Intent::ChangeUser { .. } | Intent::Barrier => None,
+    };
+    Event::Rejected {
+        document,
+        device: command.body.caller.device.clone(),
+        problem: problem.with_change_id(command.id),
+    }
+}
+
+pub(super) fn no_application(app: &AppId) -> Problem {
+    Problem::new(ProblemKind::NotFound, format!("there is no application {app}"))
+}
+
+/// The offset before this one, in its epoch.
+fn before(offset: Offset) -> Offset {
+    Offset::new(offset.epoch, offset.position.saturating_sub(1))
+}

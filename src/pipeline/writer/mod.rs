@@ -1,0 +1,133 @@
+//! The writer: *decide, log, apply, tell, acknowledge*, in this order (design §3).
+//!
+//! It takes commands by batches. Per application, one [`Lane`] decides what each command does to the document that it meets, logs
+//! the decisions in the application's one order, applies them, and hands the changes to the transport manager. A crash
+//! anywhere leads to the same decisions with the same offsets: what the log holds is taken as decided.
+
+mod decide;
+mod definition;
+mod lane;
+
+use std::collections::HashMap;
+
+use async_trait::async_trait;
+use futures_util::future::join_all;
+use nexxus_storage::{
+    Error, Result,
+    model::{AppId, Entry, Offset},
+    queue::{Message, Payload},
+};
+
+use self::lane::Lane;
+use super::worker::{Outbox, Received, Worker};
+use crate::{
+    domain::Domain,
+    messages::{Change, Command},
+};
+
+/// The worker of the stage `writer`.
+pub struct Writer {
+    domain: Domain,
+    lanes: HashMap<AppId, Lane>,
+    /// What the outbox holds goes up to here.
+    telling: Vec<(AppId, Offset)>,
+}
+
+impl Writer {
+    pub fn new(domain: Domain) -> Self {
+        Self { domain, lanes: HashMap::new(), telling: Vec::new() }
+    }
+
+    fn tell(&mut self, app: &AppId, entries: &[std::sync::Arc<Entry>], traces: &Traces, out: &mut Outbox) {
+        let Some(last) = entries.last() else { return };
+        let queue = self.domain.routes.transport_manager.queue_of(app);
+        for entry in entries {
+            out.publish(queue.clone(), change_message(app, entry, traces.get(&entry.change_id).cloned()));
+        }
+        self.telling.push((app.clone(), last.offset));
+    }
+}
+
+type Traces = HashMap<nexxus_storage::model::ChangeId, String>;
+
+#[async_trait]
+impl Worker for Writer {
+    type Input = Command;
+
+    async fn handle(&mut self, batch: &[Received<Command>], out: &mut Outbox) -> Result<(), Error> {
+        self.telling.clear();
+        let traces: Traces = batch.iter().filter_map(|command| Some((command.id, command.trace.clone()?))).collect();
+        let mut lanes = std::mem::take(&mut self.lanes);
+        let working = by_application(batch).into_iter().map(|(app, commands)| {
+            let mut lane = lanes.remove(&app).unwrap_or_else(|| Lane::new(self.domain.clone(), app));
+            async move {
+                let outcome = lane.take(&commands).await;
+                (lane, outcome)
+            }
+        });
+        // Applications work side by side: each waits for its own place in the same fsync.
+        let finished = join_all(working).await;
+        self.lanes = lanes;
+        for (lane, outcome) in finished {
+            match outcome {
+                Ok(entries) => {
+                    self.tell(lane.app(), &entries, &traces, out);
+                    self.lanes.insert(lane.app().clone(), lane);
+                }
+                Err(error) => {
+                    // The whole batch comes again. Lanes begin with a take-over then, which tells what was logged now.
+                    self.lanes.clear();
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn told(&mut self) -> Result<(), Error> {
+        for (app, upto) in std::mem::take(&mut self.telling) {
+            self.domain.backends.change_log.mark_told(&app, upto).await?;
+        }
+        Ok(())
+    }
+
+    async fn dead(&mut self, command: &Received<Command>, reason: &str, out: &mut Outbox) -> Result<(), Error> {
+        self.telling.clear();
+        let app = command.body.app.clone();
+        let mut lane = self.lanes.remove(&app).unwrap_or_else(|| Lane::new(self.domain.clone(), app));
+        let entries = lane.refuse(command, reason).await?;
+        self.tell(lane.app(), &entries, &Traces::new(), out);
+        self.lanes.insert(lane.app().clone(), lane);
+        Ok(())
+    }
+}
+
+/// The commands of each application, in their order; applications in the order of their first command.
+fn by_application(batch: &[Received<Command>]) -> Vec<(AppId, Vec<&Received<Command>>)> {
+    let mut groups: Vec<(AppId, Vec<&Received<Command>>)> = Vec::new();
+    let mut places: HashMap<&AppId, usize> = HashMap::new();
+    for command in batch {
+        let app = &command.body.app;
+        let place = *places.entry(app).or_insert_with(|| {
+            groups.push((app.clone(), Vec::new()));
+            groups.len() - 1
+        });
+        groups[place].1.push(command);
+    }
+    groups
+}
+
+/// A logged change as the next stage takes it.
+fn change_message(app: &AppId, entry: &std::sync::Arc<Entry>, trace: Option<String>) -> Message {
+    let change = Change { app: app.clone(), entry: entry.clone() };
+    Message {
+        id: entry.change_id,
+        app: Some(app.clone()),
+        offset: Some(entry.offset),
+        time: entry.time,
+        trace,
+        dead: None,
+        durable: true,
+        payload: Payload::new(std::sync::Arc::new(change)),
+    }
+}
