@@ -4,6 +4,8 @@ pub mod config;
 
 pub mod pipeline;
 
+pub mod worker;
+
 pub mod domain;
 pub mod messages;
 

@@ -8,21 +8,20 @@
 //! ```
 //!
 //! Messages flow down, nothing flows up, no stage asks another: a message carries what the next one needs. Each stage is a
-//! [`worker::Worker`] and the [`runner`] is the only loop around it. Stage = module = queue = role = metric label.
+//! [`Worker`](crate::worker::Worker) and the [`runner`] is the only loop around it. Stage = module = queue = role = metric label.
 
 pub mod matcher;
-pub mod runner;
 pub mod transport_manager;
-pub mod worker;
 pub mod writer;
 
 use nexxus_storage::queue::Durability;
 
-use self::{runner::Input, transport_manager::TransportManager, writer::Writer};
+use self::{transport_manager::TransportManager, writer::Writer};
 use crate::{
     domain::Domain,
     messages::route::{TRANSPORT_MANAGER, WRITER},
     service::{Failure, Services},
+    worker::runner::{self, Input},
 };
 
 /// Runs the stage `writer`: one worker for each of its queues.

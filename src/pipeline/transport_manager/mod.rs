@@ -19,8 +19,11 @@ use nexxus_storage::{
 };
 
 use self::{matched::Matched, roster::Roster};
-use super::worker::{Outbox, Received, Worker};
-use crate::{domain::Domain, messages::Change};
+use crate::{
+    domain::Domain,
+    messages::Change,
+    worker::{Outbox, Received, Worker},
+};
 
 /// The worker of the stage `transport-manager`.
 pub struct TransportManager {

@@ -13,9 +13,8 @@ use nexxus_storage::{
 };
 use serde_json::Value;
 
-use super::super::worker::Received;
 use super::lane::{Lane, no_application, refusal};
-use crate::{domain::Application, messages::Command};
+use crate::{domain::Application, messages::Command, worker::Received};
 
 /// How often a conditional write of a registry record is tried when others write the same record.
 const RACES: usize = 20;

@@ -15,11 +15,11 @@ use nexxus_storage::{
 };
 use tracing::info;
 
-use super::super::worker::Received;
 use super::decide::{Judge, New};
 use crate::{
     domain::{Application, Domain},
     messages::{Command, Intent},
+    worker::Received,
 };
 
 /// Entries that are read back from the log at once.

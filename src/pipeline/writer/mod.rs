@@ -19,10 +19,10 @@ use nexxus_storage::{
 };
 
 use self::lane::Lane;
-use super::worker::{Outbox, Received, Worker};
 use crate::{
     domain::Domain,
     messages::{Change, Command},
+    worker::{Outbox, Received, Worker},
 };
 
 /// The worker of the stage `writer`.

@@ -20,7 +20,7 @@ use nexxus_storage::{
 use tokio::time::Instant;
 use tracing::{error, warn};
 
-use super::worker::{Outbox, Received, Worker, is_absence};
+use super::{Outbox, Received, Worker, is_absence};
 use crate::{
     messages::Typed,
     service::{Failure, Stop},

@@ -1,5 +1,7 @@
 //! What a stage is: a handler of batches, and nothing else. Receiving, decoding, publishing, acknowledging, retrying and
-//! dead-lettering belong to the [`runner`](super::runner), once.
+//! dead-lettering belong to the [`runner`], once.
+
+pub mod runner;
 
 use std::sync::Arc;
 
@@ -46,7 +48,7 @@ impl Outbox {
         }
     }
 
-    pub(super) fn take(&mut self) -> Vec<(String, Vec<Message>)> {
+    fn take(&mut self) -> Vec<(String, Vec<Message>)> {
         std::mem::take(&mut self.messages)
     }
 }
@@ -77,6 +79,6 @@ pub trait Worker: Send {
 }
 
 /// Whether an error is the backend's absence (it costs no tries, the queue waits) rather than the message's fault.
-pub(super) fn is_absence(error: &Error) -> bool {
+fn is_absence(error: &Error) -> bool {
     error.is_transient() || error.kind == ErrorKind::Fenced
 }
