@@ -1,1 +1,3 @@
 //! The change log as a stream of the journal.
+
+pub mod codec;
