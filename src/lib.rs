@@ -3,10 +3,12 @@
 pub mod config;
 
 pub mod pipeline;
+pub mod transport;
 
 pub mod worker;
 
 pub mod domain;
 pub mod messages;
 
+pub mod http;
 pub mod service;

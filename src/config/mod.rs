@@ -7,10 +7,12 @@ pub struct Config {
 pub struct Workers {
     pub writer: W,
     pub transport_manager: W,
+    pub websocket: W,
 }
 pub struct W {
     pub prefetch: usize,
 }
 pub struct Limits {
     pub document_bytes: usize,
+    pub connection_buffer_bytes: usize,
 }

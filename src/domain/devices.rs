@@ -34,12 +34,14 @@ impl Domain {
         todo!()
     }
 
-    /// The worker's last connection of this device has ended. `keepFor: 0` removes the device now.
+    /// The worker's last connection of this device has ended; `generation` is the highest that its connections had. A record of
+    /// a newer connection stays. `keepFor: 0` removes the device now, unless it is connected elsewhere.
     pub async fn disconnect_device(
         &self,
         _app: &nexxus_storage::model::AppId,
         _device: &DeviceId,
         _queue: &str,
+        _generation: u64,
     ) -> Result<(), Problem> {
         todo!()
     }
@@ -58,8 +60,8 @@ impl Domain {
         todo!()
     }
 
-    /// Moves the cursor; an older offset does not turn it back.
-    pub async fn acknowledge(&self, _device: &records::Device, _offset: Offset) -> Result<(), Problem> {
+    /// Moves the cursor; an older offset does not turn it back. Durable within a second, or on return.
+    pub async fn acknowledge(&self, _device: &records::Device, _offset: Offset, _at_once: bool) -> Result<(), Problem> {
         todo!()
     }
 

@@ -148,6 +148,8 @@ pub struct Connection {
     pub device: DeviceId,
     /// The worker's queue is `TRANSPORT-transport_WORKER`, e.g. `websockets-transport_1`.
     pub queue: String,
+    /// Of the device at its newest connection there: who closes an older one must not remove this record.
+    pub generation: u64,
 }
 
 /// Secrets that are made at the first start.

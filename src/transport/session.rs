@@ -1,0 +1,378 @@
+//! One connection's conversation, whatever the wire: what it says at the start, what it answers, and what it has sent.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use nexxus_storage::{
+    ErrorKind,
+    model::{AppId, ChangeId, DeviceId, Offset, Problem, SubscriptionId, Timestamp, problem::ProblemKind},
+    registry::records,
+};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tracing::warn;
+
+use super::{
+    catch_up::{Caught, Mailbox},
+    connection::{Close, Connection},
+    hub::Hub,
+};
+use crate::{
+    domain::{Application, Identified, frame, subscriptions},
+    service::Failure,
+};
+
+/// From where a connection wants to go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Since {
+    /// From now.
+    Now,
+    /// From the device's cursor.
+    Last,
+    Offset(Offset),
+}
+
+/// What a connection is opened with; everything in it was checked before the upgrade.
+pub struct Opening {
+    pub application: Arc<Application>,
+    pub identified: Identified,
+    pub device: DeviceId,
+    pub since: Since,
+    /// The token it came with, to look at again when revocations may have been missed.
+    pub token: Option<String>,
+}
+
+/// An open connection.
+pub struct Session {
+    hub: Arc<Hub>,
+    app: AppId,
+    identified: Identified,
+    device: records::Device,
+    token: Option<String>,
+    pub connection: Arc<Connection>,
+    mailbox: Mailbox,
+    /// The transport manager knows this connection for every change above it.
+    attached_at: Offset,
+    /// The highest offset that the client was told, in a frame or otherwise.
+    told: Offset,
+    leaving: Option<Leaving>,
+}
+
+/// What has to be done when a connection ends, however it ends.
+struct Leaving {
+    hub: Arc<Hub>,
+    app: AppId,
+    connection: Arc<Connection>,
+}
+
+impl Leaving {
+    async fn leave(self) {
+        let Self { hub, app, connection } = self;
+        let Some(generation) = hub.detach(&app, &connection) else { return };
+        let outcome = hub.domain.disconnect_device(&app, &connection.device, &hub.queue, generation).await;
+        if let Err(problem) = outcome {
+            warn!(%app, device = %connection.device, problem = problem.detail, "a disconnect was not recorded");
+        }
+    }
+}
+
+impl Drop for Session {
+    /// A connection whose upgrade never came about leaves, too.
+    fn drop(&mut self) {
+        if let Some((leaving, runtime)) = self.leaving.take().zip(tokio::runtime::Handle::try_current().ok()) {
+            runtime.spawn(leaving.leave());
+        }
+    }
+}
+
+/// A frame from the client.
+#[derive(Deserialize)]
+struct Request {
+    event: String,
+    #[serde(default)]
+    id: Option<Value>,
+    #[serde(default)]
+    data: Value,
+}
+
+impl Opening {
+    /// Reads `since`: `last`, an offset, or a change id. Malformed, of another application's log, or from the future: 400.
+    pub async fn since(hub: &Hub, app: &AppId, text: Option<&str>) -> Result<Since, Problem> {
+        let Some(text) = text else { return Ok(Since::Now) };
+        if text == "last" {
+            return Ok(Since::Last);
+        }
+        let log = &hub.domain.backends.change_log;
+        let invalid = |why: &str| Problem::new(ProblemKind::InvalidOffset, format!("since={text}: {why}"));
+        let unavailable = |error: nexxus_storage::Error| Problem::new(ProblemKind::Unavailable, error.to_string());
+        if let Ok(change) = text.parse::<ChangeId>() {
+            let found = log.find(app, &[change]).await.map_err(unavailable)?;
+            let entry = found.into_iter().next().flatten();
+            return match entry {
+                Some(entry) => Ok(Since::Offset(entry.entry.offset)),
+                None => Err(invalid("no change of this application that the log still holds")),
+            };
+        }
+        let offset: Offset = text.parse().map_err(|_| invalid("neither an offset nor a change id nor last"))?;
+        let marks = log.marks(app).await.map_err(unavailable)?;
+        if offset > marks.head {
+            return Err(invalid("it is above the end of this application's log"));
+        }
+        Ok(Since::Offset(offset))
+    }
+}
+
+impl Session {
+    /// Takes the connection in; gives what it is told first: `hello`, then how its resume begins.
+    pub async fn open(hub: &Arc<Hub>, opening: Opening) -> Result<(Self, Vec<Bytes>), Problem> {
+        let Opening { application, identified, device, since, token } = opening;
+        let app = application.id().clone();
+        let domain = &hub.domain;
+        let connection = Connection::new(
+            device.clone(),
+            identified.caller.user.clone(),
+            identified.session.clone(),
+            Offset::default(),
+            domain.config.limits.connection_buffer_bytes,
+        );
+        hub.attach(&app, &connection);
+        let opened = async {
+            let (device, was_known) = domain.connect_device(&application, &identified, &device, &hub.queue).await?;
+            hub.registered(&app, &device.id, device.generation);
+            let marks = domain.backends.change_log.marks(&app).await.map_err(unavailable)?;
+            Ok((device, was_known, marks.applied))
+        };
+        let (device, was_known, attached_at) = match opened.await {
+            Ok(opened) => opened,
+            Err(problem) => {
+                hub.detach(&app, &connection);
+                return Err(problem);
+            }
+        };
+        let mailbox = Mailbox {
+            domain: domain.clone(),
+            app: app.clone(),
+            device: device.id.clone(),
+            user: identified.caller.user.clone(),
+        };
+        let mut session = Self {
+            hub: hub.clone(),
+            app,
+            identified,
+            device,
+            token,
+            connection,
+            mailbox,
+            attached_at,
+            told: attached_at,
+        };
+        match session.beginning(since, was_known).await {
+            Ok(frames) => Ok((session, frames)),
+            Err(problem) => {
+                session.end().await;
+                Err(problem)
+            }
+        }
+    }
+
+    async fn beginning(&mut self, since: Since, was_known: bool) -> Result<Vec<Bytes>, Problem> {
+        let from = match since {
+            Since::Now => self.attached_at,
+            Since::Last => self.hub.domain.cursor_of(&self.device).await?,
+            Since::Offset(offset) => offset,
+        };
+        self.connection.caught_up_to(from);
+        let channels =
+            self.mailbox.channels().await.map_err(|error| Problem::new(ProblemKind::Unavailable, error.to_string()))?;
+        let mut frames = vec![self.hello(channels.len())];
+        if since == Since::Now {
+            return Ok(frames);
+        }
+        let marks = self.hub.domain.backends.change_log.marks(&self.app).await.map_err(unavailable)?;
+        let reaches_back = from.epoch == marks.applied.epoch && from >= marks.trimmed || from == marks.applied;
+        let (frame, result) = if !was_known {
+            self.connection.caught_up_to(self.attached_at);
+            (frame::resync_required(&channels, Some("device_expired"), None, Some(self.attached_at)), "device_expired")
+        } else if reaches_back {
+            let data = json!({ "from": from, "to": self.attached_at });
+            (frame::to_text(&json!({ "event": "resumed", "data": data })), "resumed")
+        } else {
+            self.connection.caught_up_to(self.attached_at);
+            (frame::resync_required(&channels, None, None, Some(self.attached_at)), "gone")
+        };
+        metrics::counter!("nexxus_resumes_total", "result" => result).increment(1);
+        frames.push(frame);
+        Ok(frames)
+    }
+
+    fn hello(&self, n_subscriptions: usize) -> Bytes {
+        frame::to_text(&json!({ "event": "hello", "data": {
+            "deviceId": self.device.id,
+            "protocol": 1,
+            "heartbeat": super::websocket::HEARTBEAT.as_secs(),
+            "offset": self.attached_at,
+            "subscriptions": n_subscriptions,
+            "expiresAt": self.identified.expires_at,
+        }}))
+    }
+
+    pub fn expires_at(&self) -> Option<Timestamp> {
+        self.identified.expires_at
+    }
+
+    /// Reads on in the change log; goes live where the live frames go on.
+    pub async fn catch_up(&mut self, from: Offset) -> Result<Caught, Failure> {
+        let caught = self.mailbox.read(from).await?;
+        let joins = caught.end && self.hub.try_join(&self.app, &self.connection, caught.next, self.attached_at);
+        if !joins {
+            self.connection.caught_up_to(caught.next);
+        }
+        self.told = self.told.max(caught.next);
+        Ok(caught)
+    }
+
+    /// Waits until the log may hold more than what was read.
+    pub async fn more(&self, read: Offset) -> Result<(), Failure> {
+        Ok(self.hub.domain.backends.change_log.wait_applied(&self.app, read.next()).await?)
+    }
+
+    /// `progress`, when the log has moved since the client was last told where it stands.
+    pub fn progress(&mut self) -> Option<Bytes> {
+        let upto = self.hub.covered(&self.app)?;
+        if upto <= self.told {
+            return None;
+        }
+        self.told = upto;
+        Some(frame::progress(upto))
+    }
+
+    /// Whether the token still holds, after revocations may have been missed.
+    pub async fn recheck(&self) -> bool {
+        let Some(application) = self.hub.domain.catalog.find(&self.app) else { return false };
+        let identity = &self.hub.domain.identity;
+        identity.authenticate(&application, self.token.as_deref(), Some(&self.device.id)).await.is_ok()
+    }
+
+    /// Answers a frame of the client; none where nothing is to be said.
+    pub async fn answer(&mut self, text: &str) -> Option<Bytes> {
+        let request: Request = match serde_json::from_str(text) {
+            Ok(request) => request,
+            Err(error) => {
+                let problem =
+                    Problem::new(ProblemKind::Malformed, format!("a frame is {{event, id?, data?}}: {error}"));
+                return Some(reply(None, Err(problem)));
+            }
+        };
+        let answer = match request.event.as_str() {
+            "ping" => Ok(json!({})),
+            "subscribe" => self.subscribe(request.data).await,
+            "unsubscribe" => self.unsubscribe(request.data).await,
+            "authenticate" => self.authenticate(request.data).await,
+            "register" => self.register(&request.data),
+            "ack" => match self.acknowledge(&request.data, request.id.is_some()).await {
+                Ok(()) if request.id.is_none() => return None,
+                outcome => outcome.map(|()| json!({})),
+            },
+            other => Err(Problem::new(ProblemKind::Malformed, format!("there is no event {other}"))),
+        };
+        Some(reply(request.id, answer))
+    }
+
+    fn application(&self) -> Result<Arc<Application>, Problem> {
+        let found = self.hub.domain.catalog.find(&self.app);
+        found.ok_or_else(|| Problem::new(ProblemKind::NotFound, format!("there is no application {}", self.app)))
+    }
+
+    async fn subscribe(&mut self, data: Value) -> Result<Value, Problem> {
+        let request: subscriptions::Request = serde_json::from_value(data)
+            .map_err(|error| Problem::new(ProblemKind::Malformed, format!("data: {error}")))?;
+        let application = self.application()?;
+        let subscribed = self.hub.domain.subscribe(&application, &self.identified, &self.device.id, request).await?;
+        self.told = self.told.max(subscribed.offset);
+        Ok(subscribed.to_json())
+    }
+
+    async fn unsubscribe(&mut self, data: Value) -> Result<Value, Problem> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Data {
+            subscription_id: SubscriptionId,
+        }
+        let data: Data = serde_json::from_value(data)
+            .map_err(|error| Problem::new(ProblemKind::Malformed, format!("data: {error}")))?;
+        let application = self.application()?;
+        self.hub.domain.unsubscribe(&application, &self.device.id, &data.subscription_id).await?;
+        Ok(json!({ "subscriptionId": data.subscription_id }))
+    }
+
+    /// Takes a fresh token of the same user, application and device.
+    async fn authenticate(&mut self, data: Value) -> Result<Value, Problem> {
+        #[derive(Deserialize)]
+        struct Data {
+            token: String,
+        }
+        let data: Data = serde_json::from_value(data)
+            .map_err(|error| Problem::new(ProblemKind::Malformed, format!("data: {error}")))?;
+        let application = self.application()?;
+        let identity = &self.hub.domain.identity;
+        let identified = identity.authenticate(&application, Some(&data.token), Some(&self.device.id)).await?;
+        if identified.caller.user != self.identified.caller.user
+            || identified.caller.admin != self.identified.caller.admin
+        {
+            return Err(Problem::new(ProblemKind::Forbidden, "the token is of another user"));
+        }
+        self.identified = identified;
+        self.token = Some(data.token);
+        Ok(json!({ "expiresAt": self.identified.expires_at }))
+    }
+
+    /// Older clients say which device they are; it has to be the token's.
+    fn register(&self, data: &Value) -> Result<Value, Problem> {
+        match data.get("deviceId").and_then(Value::as_str) {
+            Some(device) if device == self.device.id.as_str() => Ok(json!({ "deviceId": self.device.id })),
+            _ => Err(Problem::new(ProblemKind::Forbidden, "deviceId is not the device of this connection")),
+        }
+    }
+
+    async fn acknowledge(&mut self, data: &Value, at_once: bool) -> Result<(), Problem> {
+        let text = data.get("offset").and_then(Value::as_str).unwrap_or_default();
+        let invalid = |why: &str| Problem::new(ProblemKind::InvalidOffset, format!("offset {text}: {why}"));
+        let offset = match Opening::since(&self.hub, &self.app, Some(text)).await? {
+            Since::Offset(offset) => offset,
+            Since::Now | Since::Last => return Err(invalid("not an offset")),
+        };
+        let sent = self.hub.covered(&self.app).map_or(self.told, |covered| covered.max(self.told));
+        if offset > sent {
+            return Err(invalid("it is above what was sent to this device"));
+        }
+        self.hub.domain.acknowledge(&self.device, offset, at_once).await
+    }
+
+    /// The connection has ended; returns when that is recorded.
+    pub async fn end(mut self) {
+        if let Some(leaving) = self.leaving.take() {
+            leaving.leave().await;
+        }
+    }
+
+    /// Whether the application is gone.
+    pub fn is_orphaned(&self) -> Option<Close> {
+        self.hub.domain.catalog.find(&self.app).is_none().then_some(Close::Revoked)
+    }
+}
+
+fn reply(id: Option<Value>, outcome: Result<Value, Problem>) -> Bytes {
+    let (event, data) = match outcome {
+        Ok(data) => ("reply", data),
+        Err(problem) => ("error", json!(problem)),
+    };
+    match id {
+        Some(id) => frame::to_text(&json!({ "event": event, "id": id, "data": data })),
+        None => frame::to_text(&json!({ "event": event, "data": data })),
+    }
+}
+
+fn unavailable(error: nexxus_storage::Error) -> Problem {
+    let kind = if error.kind == ErrorKind::Timeout { ProblemKind::Timeout } else { ProblemKind::Unavailable };
+    Problem::new(kind, error.to_string()).with_retry_after(1)
+}

@@ -1,0 +1,313 @@
+//! The WebSocket wire (contract §7): the upgrade, and one task for each connection that writes what its session has and reads what
+//! the client says.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    extract::{
+        Query, State, WebSocketUpgrade,
+        ws::{CloseFrame, Message, Utf8Bytes, WebSocket},
+    },
+    http::{HeaderMap, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use bytes::Bytes;
+use futures_util::{SinkExt, StreamExt};
+use nexxus_storage::model::{AppId, DeviceId, Offset, Problem, Timestamp, problem::ProblemKind};
+use serde::Deserialize;
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until, timeout};
+use tracing::debug;
+
+use super::{
+    connection::{Close, Next},
+    hub::Hub,
+    session::{Opening, Session},
+};
+use crate::{http::problem_response, service::Failure};
+
+/// How often the server pings. A peer that is silent for two of them is gone.
+pub const HEARTBEAT: Duration = Duration::from_secs(25);
+/// How long a socket may take nothing before it is closed with 4008.
+const NO_PROGRESS: Duration = Duration::from_secs(30);
+/// Largest frame that a client may send.
+const CLIENT_FRAME_BYTES: usize = 256 * 1024;
+/// Closes after expiry are spread over this, so that clients do not come back all at once.
+const EXPIRY_SPREAD: Duration = Duration::from_secs(10);
+
+#[derive(Deserialize)]
+struct Parameters {
+    token: Option<String>,
+    app: Option<String>,
+    device: Option<String>,
+    since: Option<String>,
+}
+
+/// The routes of the transport: `/ws`, and `/` on a port of its own.
+pub fn router(hub: Arc<Hub>) -> Router {
+    Router::new().route("/ws", get(upgrade)).with_state(hub)
+}
+
+/// The same with `/`, for the transport's own port.
+pub fn own_router(hub: Arc<Hub>) -> Router {
+    router(hub.clone()).merge(Router::new().route("/", get(upgrade)).with_state(hub))
+}
+
+async fn upgrade(
+    State(hub): State<Arc<Hub>>,
+    Query(parameters): Query<Parameters>,
+    headers: HeaderMap,
+    upgrade: Result<WebSocketUpgrade, axum::extract::ws::rejection::WebSocketUpgradeRejection>,
+) -> Response {
+    let upgrade = match upgrade {
+        Ok(upgrade) => upgrade,
+        Err(_) => {
+            let detail = "this address speaks WebSocket: connect with a WebSocket client";
+            return problem_response(&Problem::new(ProblemKind::Malformed, detail));
+        }
+    };
+    let opening = match opening(&hub, parameters, &headers).await {
+        Ok(opening) => opening,
+        Err(problem) => return problem_response(&problem),
+    };
+    let (session, first) = match Session::open(&hub, opening).await {
+        Ok(opened) => opened,
+        Err(problem) => return problem_response(&problem),
+    };
+    upgrade
+        // The defaults cost 136 KiB for each idle connection, these 4.6 KiB.
+        .read_buffer_size(1024)
+        .write_buffer_size(4 * 1024)
+        .max_write_buffer_size(1024 * 1024)
+        .max_message_size(CLIENT_FRAME_BYTES)
+        .max_frame_size(CLIENT_FRAME_BYTES)
+        .protocols(["nexxus"])
+        .on_upgrade(|socket| async move {
+            Wire::new(socket, session).run(first).await;
+        })
+        .into_response()
+}
+
+/// Checks everything that can be refused with a status, before the upgrade.
+async fn opening(hub: &Hub, parameters: Parameters, headers: &HeaderMap) -> Result<Opening, Problem> {
+    let domain = &hub.domain;
+    let token = parameters.token.or_else(|| bearer(headers));
+    let app = match parameters.app.as_deref().or_else(|| text_of(headers, "nxx-app-id")) {
+        Some(app) => Some(AppId::parse(app).map_err(|error| malformed("app", &error.to_string()))?),
+        None => token.as_deref().and_then(|token| domain.identity.application_of(token)),
+    };
+    let unauthorized = |detail: &str| Problem::new(ProblemKind::Unauthorized, detail);
+    let Some(app) = app else {
+        return Err(unauthorized("connect with ?token=JWT, or with ?app=APP&device=DEVICE where no token is needed"));
+    };
+    let Some(application) = domain.catalog.find(&app) else {
+        return Err(Problem::new(ProblemKind::NotFound, format!("there is no application {app}")));
+    };
+    let device = match parameters.device.as_deref().or_else(|| text_of(headers, "nxx-device-id")) {
+        Some(device) => Some(DeviceId::parse(device).map_err(|error| malformed("device", &error.to_string()))?),
+        None => None,
+    };
+    let identified = domain.identity.authenticate(&application, token.as_deref(), device.as_ref()).await?;
+    let is_anonymous = identified.caller.user.is_none() && !identified.caller.admin;
+    if application.record.auth_enabled && is_anonymous {
+        return Err(unauthorized("connect with ?token=JWT"));
+    }
+    let Some(device) = identified.caller.device.clone().or(device) else {
+        return Err(malformed("device", "the token is bound to no device: name one with ?device=DEVICE"));
+    };
+    let since = Opening::since(hub, &app, parameters.since.as_deref()).await?;
+    Ok(Opening { application, identified, device, since, token })
+}
+
+fn malformed(parameter: &str, why: &str) -> Problem {
+    Problem::new(ProblemKind::Malformed, format!("{parameter}: {why}"))
+}
+
+fn text_of<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
+    headers.get(name)?.to_str().ok()
+}
+
+/// `Authorization: Bearer JWT`, or the subprotocols `nexxus, bearer.JWT`, for browsers, which can set no headers.
+fn bearer(headers: &HeaderMap) -> Option<String> {
+    if let Some(authorization) = text_of(headers, header::AUTHORIZATION.as_str()) {
+        return authorization.strip_prefix("Bearer ").map(str::to_owned);
+    }
+    let protocols = text_of(headers, header::SEC_WEBSOCKET_PROTOCOL.as_str())?;
+    protocols.split(',').find_map(|protocol| protocol.trim().strip_prefix("bearer.").map(str::to_owned))
+}
+
+/// A session and its socket.
+struct Wire {
+    socket: WebSocket,
+    session: Session,
+    heartbeat: Interval,
+    last_heard: Instant,
+    /// Closes after the token's end come at this share of the spread.
+    spread: f64,
+}
+
+/// Why a wire ends.
+enum End {
+    Close(Close),
+    /// The peer closed, or is gone.
+    Gone,
+}
+
+impl From<axum::Error> for End {
+    fn from(_: axum::Error) -> Self {
+        Self::Gone
+    }
+}
+
+impl From<Failure> for End {
+    fn from(failure: Failure) -> Self {
+        debug!(%failure, "a connection ends");
+        Self::Close(Close::GoingAway)
+    }
+}
+
+impl Wire {
+    fn new(socket: WebSocket, session: Session) -> Self {
+        let mut heartbeat = interval_at(Instant::now() + HEARTBEAT, HEARTBEAT);
+        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self { socket, session, heartbeat, last_heard: Instant::now(), spread: rand::random() }
+    }
+
+    async fn run(mut self, first: Vec<Bytes>) {
+        let end = match self.write(first).await {
+            Ok(()) => self.converse().await,
+            Err(end) => Err(end),
+        };
+        if let Err(End::Close(close)) = end {
+            let frame = CloseFrame { code: close.code(), reason: Utf8Bytes::from_static(close.reason()) };
+            // The peer may be gone already; then nobody misses the close.
+            let _unsent = timeout(Duration::from_secs(2), self.socket.send(Message::Close(Some(frame)))).await;
+        }
+        self.session.end().await;
+    }
+
+    async fn converse(&mut self) -> Result<(), End> {
+        loop {
+            if self.session.connection.takes_recheck() && !self.session.recheck().await {
+                return Err(End::Close(Close::Revoked));
+            }
+            match self.next_unless_expired() {
+                Next::Frames(frames) => self.write(frames).await?,
+                Next::CatchUp(from) => self.catch_up(from).await?,
+                Next::Close(close) => return Err(End::Close(close)),
+                Next::Nothing => self.wait(None).await?,
+            }
+        }
+    }
+
+    /// Nothing is sent after the token's end; the close comes a little later, spread over clients.
+    fn next_unless_expired(&self) -> Next {
+        let Some(expires_at) = self.session.expires_at() else { return self.session.connection.next() };
+        let overdue = Timestamp::now().as_ms() - expires_at.as_ms();
+        match overdue {
+            ..0 => self.session.connection.next(),
+            _ if overdue as f64 >= self.spread * EXPIRY_SPREAD.as_millis() as f64 => Next::Close(Close::Expired),
+            _ => Next::Nothing,
+        }
+    }
+
+    fn wakes_for_expiry(&self) -> Instant {
+        let Some(expires_at) = self.session.expires_at() else { return Instant::now() + HEARTBEAT };
+        let left = expires_at.as_ms() - Timestamp::now().as_ms();
+        let spread = (self.spread * EXPIRY_SPREAD.as_millis() as f64) as i64 + 1;
+        let wait = if left > 0 { left } else { (left + spread).max(1) };
+        Instant::now() + Duration::from_millis(wait.unsigned_abs())
+    }
+
+    async fn catch_up(&mut self, from: Offset) -> Result<(), End> {
+        let caught = self.session.catch_up(from).await?;
+        let n_frames = caught.frames.len();
+        self.write(caught.frames).await?;
+        if !caught.end || n_frames > 0 {
+            return self.hear_what_is_there().await;
+        }
+        match self.session.connection.next() {
+            // Neither more in the log nor live yet: the next entry wakes it, or the hub.
+            Next::CatchUp(at) if at == caught.next => self.wait(Some(at)).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// Waits for something to do: a frame to write, a frame from the client, more in the log, a heartbeat, the token's end.
+    async fn wait(&mut self, read: Option<Offset>) -> Result<(), End> {
+        let expiry = self.wakes_for_expiry();
+        let more = async {
+            match read {
+                Some(read) => self.session.more(read).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = self.session.connection.woken() => Ok(()),
+            heard = self.socket.next() => self.hear(heard).await,
+            outcome = more => Ok(outcome?),
+            () = sleep_until(expiry) => Ok(()),
+            _ = self.heartbeat.tick() => self.beat().await,
+        }
+    }
+
+    /// While a long catch-up is written the client is still heard.
+    async fn hear_what_is_there(&mut self) -> Result<(), End> {
+        match futures_util::FutureExt::now_or_never(self.socket.next()) {
+            Some(heard) => self.hear(heard).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn hear(&mut self, heard: Option<Result<Message, axum::Error>>) -> Result<(), End> {
+        self.last_heard = Instant::now();
+        match heard {
+            None | Some(Err(_)) | Some(Ok(Message::Close(_))) => Err(End::Gone),
+            Some(Ok(Message::Text(text))) => {
+                let answer = self.session.answer(text.as_str()).await;
+                self.write(answer.into_iter().collect()).await
+            }
+            Some(Ok(Message::Binary(bytes))) => {
+                // Frames are JSON text; who sends them as binary means the same.
+                let answer = self.session.answer(&String::from_utf8_lossy(&bytes)).await;
+                self.write(answer.into_iter().collect()).await
+            }
+            Some(Ok(Message::Ping(_) | Message::Pong(_))) => Ok(()),
+        }
+    }
+
+    async fn beat(&mut self) -> Result<(), End> {
+        if self.last_heard.elapsed() > HEARTBEAT * 5 / 2 {
+            return Err(End::Gone);
+        }
+        if let Some(close) = self.session.is_orphaned() {
+            return Err(End::Close(close));
+        }
+        let progress = self.session.progress();
+        self.write(progress.into_iter().collect()).await?;
+        self.send(Message::Ping(Bytes::new()), true).await
+    }
+
+    /// Writes frames, and sends what they fill in as few system calls as it takes.
+    async fn write(&mut self, frames: Vec<Bytes>) -> Result<(), End> {
+        let n_frames = frames.len();
+        for (place, frame) in (1..).zip(frames) {
+            // What is written here was made by serde_json, so it is UTF-8.
+            let Ok(text) = Utf8Bytes::try_from(frame) else { continue };
+            self.send(Message::Text(text), place == n_frames).await?;
+        }
+        Ok(())
+    }
+
+    async fn send(&mut self, message: Message, flush: bool) -> Result<(), End> {
+        let sending = async {
+            self.socket.feed(message).await?;
+            if flush { self.socket.flush().await } else { Ok(()) }
+        };
+        match timeout(NO_PROGRESS, sending).await {
+            Ok(outcome) => Ok(outcome?),
+            Err(_) => Err(End::Close(Close::TooSlow)),
+        }
+    }
+}
