@@ -155,6 +155,7 @@ impl Session {
             device: device.id.clone(),
             user: identified.caller.user.clone(),
         };
+        let leaving = Some(Leaving { hub: hub.clone(), app: app.clone(), connection: connection.clone() });
         let mut session = Self {
             hub: hub.clone(),
             app,
@@ -165,6 +166,7 @@ impl Session {
             mailbox,
             attached_at,
             told: attached_at,
+            leaving,
         };
         match session.beginning(since, was_known).await {
             Ok(frames) => Ok((session, frames)),
