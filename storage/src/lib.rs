@@ -7,6 +7,8 @@
 //! engine), then the adapters.
 
 pub mod changelog;
+#[cfg(any(test, feature = "conformance"))]
+pub mod conformance;
 pub mod documents;
 pub mod embedded;
 pub mod error;

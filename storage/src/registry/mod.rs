@@ -2,10 +2,12 @@
 //!
 //! Bytes below, types above: the trait keeps records by key, [`records`] gives them their types, once, for all backends.
 
+use std::{collections::HashSet, fmt};
+
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::{Result, model::AppId};
+use crate::{Error, ErrorKind, Result, model::AppId};
 
 pub mod records;
 pub mod sled;
@@ -36,10 +38,47 @@ pub enum Kind {
 }
 
 impl Kind {
+    pub const ALL: [Self; 11] = [
+        Self::Installation,
+        Self::Application,
+        Self::User,
+        Self::UserName,
+        Self::Device,
+        Self::UserDevice,
+        Self::Subscription,
+        Self::Session,
+        Self::Cursor,
+        Self::Idempotency,
+        Self::Connection,
+    ];
+
+    /// The name in stored keys and files. Never changes.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Installation => "installation",
+            Self::Application => "application",
+            Self::User => "user",
+            Self::UserName => "user-name",
+            Self::Device => "device",
+            Self::UserDevice => "user-device",
+            Self::Subscription => "subscription",
+            Self::Session => "session",
+            Self::Cursor => "cursor",
+            Self::Idempotency => "idempotency",
+            Self::Connection => "connection",
+        }
+    }
+
     /// Volatile records live as long as the process that wrote them (embedded: kept in memory only, gone at the next start;
     /// clustered: under the lease of the worker). Writing them is cheap and waits for no disk.
     pub fn is_volatile(self) -> bool {
         matches!(self, Self::Connection)
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 
@@ -55,7 +94,7 @@ pub struct Key {
 pub struct Record {
     pub key: Key,
     pub value: Bytes,
-    /// Rises with every write of this record.
+    /// Rises with every write of this record, also over its removal. Says nothing else.
     pub revision: u64,
 }
 
@@ -84,12 +123,22 @@ pub enum News {
     Reload,
 }
 
+/// Most bytes of an id.
+pub const MAX_ID_BYTES: usize = 1024;
+/// Most bytes of the ids and values of one call.
+pub const MAX_CALL_BYTES: usize = 4 * 1024 * 1024;
+
 /// The records of all applications.
+///
+/// Calls take effect in one order. A call whose future is dropped may take effect or not, as a whole.
 #[async_trait]
 pub trait Registry: Send + Sync {
+    /// The record, if there is one. It shows every write that returned before this call, and nothing that is not durable.
     async fn get(&self, key: &Key) -> Result<Option<Record>>;
 
-    /// Records of one kind and application whose id begins with `prefix`, in the order of their ids, after `after`.
+    /// Records of one kind and application whose id begins with `prefix`, in the order of their ids (by bytes), the first
+    /// `limit` of those after `after`. A page shows every write that returned before this call, shows a call whole or not at
+    /// all, and nothing that is not durable.
     async fn list(
         &self,
         kind: Kind,
@@ -99,16 +148,22 @@ pub trait Registry: Send + Sync {
         limit: usize,
     ) -> Result<Vec<Record>>;
 
-    /// All writes or none; returns when they are durable (volatile kinds: when they are visible; they are not mixed with
-    /// durable kinds in one call). `Conflict` when one of the conditions does not hold. All keys of one
-    /// call belong to the same application (or to none).
+    /// All writes or none; returns when they are durable (volatile kinds: when they are visible).
+    ///
+    /// `Conflict` when one of the conditions does not hold; what is in the way is then visible to `get`. A revision rises with
+    /// every write of a record, also over its removal. Removing what is not there is no fault. No writes: nothing happens.
+    ///
+    /// `Invalid`, with nothing written: the keys belong to more than one application (or some to none), a key comes twice,
+    /// volatile kinds are mixed with durable ones, an id is longer than [`MAX_ID_BYTES`], the call larger than
+    /// [`MAX_CALL_BYTES`].
     async fn write(&self, writes: Vec<Write>) -> Result<()>;
 
-    /// A feed of the writes from now on. A read of it includes every write that returned before the read.
+    /// A feed of the writes of these kinds from now on. A read of it includes every write that returned before the read.
     async fn feed(&self, kinds: &[Kind]) -> Result<Box<dyn Feed>>;
 }
 
-/// What was written, in order.
+/// What was written, in order: who begins with a `list` made after the feed, and takes in what the feed tells, ends with what
+/// there is. What is kept for a reader is bounded; one that is too slow for it gets [`News::Reload`], alone.
 #[async_trait]
 pub trait Feed: Send + Sync {
     /// What there is now, without waiting; every write that returned before this call is included.
@@ -116,4 +171,39 @@ pub trait Feed: Send + Sync {
 
     /// Waits until there is something to read. Cancel-safe.
     async fn changed(&mut self) -> Result<()>;
+}
+
+/// Refuses what no adapter may write (see [`Registry::write`]). Gives whether the call is of volatile kinds.
+pub(crate) fn check_call(writes: &[Write]) -> Result<bool> {
+    let invalid = |message: String| Err(Error::new(ErrorKind::Invalid, "write records", message));
+    let Some(first) = writes.first() else { return Ok(false) };
+    let mut keys = HashSet::with_capacity(writes.len());
+    let mut bytes = 0;
+    for write in writes {
+        let key = &write.key;
+        bytes += key.id.len() + write.value.as_ref().map_or(0, Bytes::len);
+        if key.app != first.key.app {
+            return invalid(format!(
+                "{} {} belongs to another application than the rest of the call",
+                key.kind, key.id
+            ));
+        }
+        if key.kind.is_volatile() != first.key.kind.is_volatile() {
+            return invalid(format!("{} {} is mixed with records that live longer or shorter", key.kind, key.id));
+        }
+        if key.id.len() > MAX_ID_BYTES {
+            return invalid(format!(
+                "an id of kind {} has {} bytes, {MAX_ID_BYTES} are allowed",
+                key.kind,
+                key.id.len()
+            ));
+        }
+        if !keys.insert((key.kind, key.id.as_str())) {
+            return invalid(format!("{} {} comes twice in one call", key.kind, key.id));
+        }
+    }
+    if bytes > MAX_CALL_BYTES {
+        return invalid(format!("a call of {bytes} bytes, {MAX_CALL_BYTES} are allowed"));
+    }
+    Ok(first.key.kind.is_volatile())
 }
