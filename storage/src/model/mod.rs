@@ -18,6 +18,8 @@ pub mod patch;
 pub mod channel;
 pub mod problem;
 
+pub(crate) mod pointer;
+
 pub use change::{Entry, Event};
 pub use channel::Channel;
 pub use document::Document;

@@ -12,15 +12,15 @@ pub struct Filter {
     hash: Arc<str>,
 }
 
-/// What a document has to fulfil. Everything the notation offers is reduced to these: `$ne` is `Not(Eq)`, `$nin` is `Not(In)`,
+/// What a document has to fulfil. Cloning one is cheap: its parts are shared. Everything the notation offers is reduced to these: `$ne` is `Not(Eq)`, `$nin` is `Not(In)`,
 /// `{field: null}` is `Not(Exists)`.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Condition {
     All,
     None,
-    And(Vec<Condition>),
-    Or(Vec<Condition>),
-    Not(Box<Condition>),
+    And(Arc<[Condition]>),
+    Or(Arc<[Condition]>),
+    Not(Arc<Condition>),
     Test(Field, Test),
 }
 
@@ -51,7 +51,7 @@ pub enum Test {
     Exists,
     Eq(Scalar),
     /// Sorted, without repeats.
-    In(Vec<Scalar>),
+    In(Arc<[Scalar]>),
     /// Never on arrays or booleans. At least one end is bounded.
     Range(Bound<Scalar>, Bound<Scalar>),
     /// Strings only, never on arrays.
@@ -67,6 +67,9 @@ pub enum Scalar {
     Boolean(bool),
     Date(Timestamp),
 }
+
+/// Combinators in their bare spelling: top-level fields of these names cannot be filtered by.
+pub(crate) const BARE_COMBINATORS: [&str; 3] = ["and", "or", "not"];
 
 /// Why a filter cannot be used, and where: a JSON Pointer into the filter.
 pub type InvalidFilter = super::FieldError;
