@@ -1,7 +1,8 @@
 //! Long-running parts of a node: started together, watched, stopped upstream first.
 
-use std::{future::Future, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
+use parking_lot::Mutex;
 use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -14,7 +15,6 @@ pub type Stop = CancellationToken;
 
 /// The services of a node, in the order in which they stop: each phase is told to stop only when the one before has ended, so that
 /// what upstream still hands on is still taken.
-#[derive(Default)]
 pub struct Services {
     phases: Vec<Phase>,
 }
@@ -26,20 +26,24 @@ struct Phase {
 }
 
 impl Services {
-    /// Runs a service in a phase; phases stop in the order in which they were first named.
+    /// Phases in the order in which they stop.
+    pub fn in_phases(names: &[&'static str]) -> Self {
+        let phase = |name: &&'static str| Phase { name, stop: Stop::new(), tasks: JoinSet::new() };
+        Self { phases: names.iter().map(phase).collect() }
+    }
+
+    /// Runs a service in a phase (in the last one, where the name is unknown).
     pub fn spawn<F, S>(&mut self, phase: &'static str, name: impl Into<String>, service: S)
     where
         S: FnOnce(Stop) -> F,
         F: Future<Output = Result<(), Failure>> + Send + 'static,
     {
         let name = name.into();
-        let phase = match self.phases.iter().position(|other| other.name == phase) {
-            Some(index) => &mut self.phases[index],
-            None => {
-                self.phases.push(Phase { name: phase, stop: Stop::new(), tasks: JoinSet::new() });
-                let last = self.phases.len() - 1;
-                &mut self.phases[last]
-            }
+        let known = self.phases.iter().position(|other| other.name == phase);
+        debug_assert!(known.is_some(), "no phase {phase}");
+        let Some(phase) = known.or(self.phases.len().checked_sub(1)).and_then(|place| self.phases.get_mut(place))
+        else {
+            return;
         };
         let running = service(phase.stop.clone());
         phase.tasks.spawn(async move { (name, running.await) });
@@ -89,30 +93,62 @@ impl Services {
     }
 }
 
+/// What a node still waits for before it is ready (`/readyz`). Each part holds a [`Latch`] until it is.
+#[derive(Clone, Default)]
+pub struct Readiness {
+    waiting: Arc<Mutex<Vec<&'static str>>>,
+}
+
+/// Held by a part that is not ready; dropping it says that it is.
+pub struct Latch {
+    name: &'static str,
+    of: Readiness,
+}
+
+impl Readiness {
+    pub fn latch(&self, name: &'static str) -> Latch {
+        self.waiting.lock().push(name);
+        Latch { name, of: self.clone() }
+    }
+
+    /// The parts that are not ready; empty when the node is.
+    pub fn waiting_for(&self) -> Vec<&'static str> {
+        self.waiting.lock().clone()
+    }
+}
+
+impl Drop for Latch {
+    fn drop(&mut self) {
+        let mut waiting = self.of.waiting.lock();
+        if let Some(place) = waiting.iter().position(|name| *name == self.name) {
+            waiting.remove(place);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::{Arc, Mutex};
 
     #[tokio::test]
     async fn phases_stop_in_order() {
         let order = Arc::new(Mutex::new(Vec::new()));
-        let mut services = Services::default();
-        for (phase, name) in [("api", "api"), ("pipeline", "writer"), ("transport", "websocket")] {
+        let mut services = Services::in_phases(&["api", "pipeline", "transport"]);
+        for (phase, name) in [("transport", "websocket"), ("pipeline", "writer"), ("api", "api")] {
             let order = order.clone();
             services.spawn(phase, name, move |stop: Stop| async move {
                 stop.cancelled().await;
-                order.lock().expect("no panic").push(name);
+                order.lock().push(name);
                 Ok(())
             });
         }
         assert!(services.stop(Duration::from_secs(5)).await);
-        assert_eq!(*order.lock().expect("no panic"), ["api", "writer", "websocket"]);
+        assert_eq!(*order.lock(), ["api", "writer", "websocket"]);
     }
 
     #[tokio::test]
     async fn a_service_that_ends_unasked_is_named() {
-        let mut services = Services::default();
+        let mut services = Services::in_phases(&["a", "b"]);
         services.spawn("a", "steady", |stop: Stop| async move {
             stop.cancelled().await;
             Ok(())
@@ -121,9 +157,19 @@ mod tests {
         assert_eq!(services.failed().await.to_string(), "weak failed: it broke");
     }
 
+    #[test]
+    fn ready_when_every_latch_is_dropped() {
+        let readiness = Readiness::default();
+        let (writer, matcher) = (readiness.latch("writer"), readiness.latch("matcher"));
+        drop(writer);
+        assert_eq!(readiness.waiting_for(), ["matcher"]);
+        drop(matcher);
+        assert!(readiness.waiting_for().is_empty());
+    }
+
     #[tokio::test(start_paused = true)]
     async fn the_deadline_holds() {
-        let mut services = Services::default();
+        let mut services = Services::in_phases(&["a"]);
         services.spawn("a", "deaf", |_| std::future::pending());
         assert!(!services.stop(Duration::from_secs(1)).await);
     }

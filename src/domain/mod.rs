@@ -17,7 +17,7 @@ use nexxus_storage::Backends;
 pub use catalog::{Application, Catalog};
 pub use identity::{Identified, Identity};
 
-use crate::{config::Config, messages::Routes};
+use crate::{config::Config, messages::Routes, service::Readiness};
 
 /// Everything that a service needs, opened. Cheap to clone.
 #[derive(Clone)]
@@ -27,4 +27,5 @@ pub struct Domain {
     pub catalog: Arc<Catalog>,
     pub identity: Arc<Identity>,
     pub routes: Arc<Routes>,
+    pub readiness: Readiness,
 }
