@@ -147,3 +147,52 @@ pub(super) fn put(fields: &mut Map<String, Value>, path: &[impl AsRef<str>], val
         None => fields.remove(last.as_ref()),
     };
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_was_replaced_is_put_back() {
+        let after: Document = serde_json::from_value(json!({
+            "id": "d1", "type": "task", "appId": "a", "userId": "bob", "createdAt": "2026-11-24T17:11:29.123Z",
+            "updatedAt": "2026-11-24T17:11:31.000Z", "version": 8,
+            "title": "b", "meta": { "a": 2, "made": { "x": 1 } }, "made": { "y": { "z": 1 } },
+        }))
+        .expect("a document");
+        let before: Before = serde_json::from_value(json!({
+            "updatedAt": "2026-11-24T17:11:30.000Z", "user": "anna",
+            "fields": [
+                [["title"], "a"], [["meta", "a"], 1], [["meta", "made"], null], [["made"], null], [["gone"], { "x": [1] }],
+            ],
+        }))
+        .expect("what was replaced");
+        assert_eq!(
+            serde_json::to_value(before.restore(&after)).expect("json"),
+            json!({
+                "id": "d1", "type": "task", "appId": "a", "userId": "anna", "createdAt": "2026-11-24T17:11:29.123Z",
+                "updatedAt": "2026-11-24T17:11:30.000Z", "version": 7,
+                "title": "a", "meta": { "a": 1 }, "gone": { "x": [1] },
+            })
+        );
+    }
+
+    #[test]
+    fn a_path_leads_through_objects_only() {
+        for (path, value, after) in [
+            (vec!["a", "b"], Some(json!(2)), json!({ "a": { "b": 2 }, "t": "x" })),
+            (vec!["n", "m", "o"], Some(json!(2)), json!({ "a": { "b": 1 }, "t": "x", "n": { "m": { "o": 2 } } })),
+            (vec!["a", "b"], None, json!({ "a": {}, "t": "x" })),
+            (vec!["n", "m"], None, json!({ "a": { "b": 1 }, "t": "x" })),
+            (vec!["t", "m"], Some(json!(2)), json!({ "a": { "b": 1 }, "t": "x" })),
+            (vec![], Some(json!(2)), json!({ "a": { "b": 1 }, "t": "x" })),
+        ] {
+            let mut fields: Map<String, Value> =
+                serde_json::from_value(json!({ "a": { "b": 1 }, "t": "x" })).expect("fields");
+            put(&mut fields, &path, value);
+            assert_eq!(Value::Object(fields), after, "{path:?}");
+        }
+    }
+}

@@ -171,6 +171,12 @@ impl Model {
         faults.result(())
     }
 
+    /// Brings fields into the canonical form that [`check`](Self::check) asks for, without defaults. Nulls of fields that the
+    /// caller cannot know stay, so that they are refused as unknown.
+    pub(crate) fn canonicalize(&self, fields: &mut Map<String, Value>, privileged: bool) {
+        canonical::fields(fields, &self.fields, privileged);
+    }
+
     /// The definition at a path through objects.
     pub fn field(&self, path: &[&str]) -> Option<&Field> {
         self.lookup(path.iter().copied()).map(|(field, _)| field)
@@ -253,6 +259,11 @@ impl Field {
             FieldType::Date => Some(Kind::Date),
             FieldType::Array | FieldType::Object => None,
         }
+    }
+
+    /// Brings a value of it into canonical form. A null stays: it is for the caller to remove it.
+    pub(crate) fn canonicalize(&self, value: &mut Value, privileged: bool) {
+        canonical::field_value(value, self, privileged);
     }
 
     /// What filters need to know of it, standing at this path; none when they may not name it.

@@ -15,20 +15,23 @@ pub(super) fn misfit(errors: Vec<FieldError>) -> Problem {
     Problem::new(ProblemKind::InvalidDocument, "the patched document does not fit its model").with_errors(errors)
 }
 
-pub(super) fn unknown(path: &str) -> String {
-    format!("unknown field `{path}`")
-}
+/// The same words as the model's own, so that nobody can tell a hidden field from one that is not there.
+pub(super) const UNKNOWN: &str = "unknown field";
 
 pub(super) fn universal(name: &str) -> String {
     format!("`{name}` cannot be patched")
 }
 
-/// Refuses the result of a patch if there are errors. Their pointers lead into the document; they are placed in the body.
-pub(super) fn refuse(patch: &PatchSet, errors: Vec<FieldError>) -> Result<(), Problem> {
-    if errors.is_empty() {
-        return Ok(());
-    }
-    Err(misfit(errors.into_iter().map(|error| place(patch, error)).collect()))
+/// 422: what does not fit the model in the result of a patch. The errors' pointers lead into the document; they are placed in
+/// the body.
+pub(super) fn misfit_of(patch: &PatchSet, mut errors: Vec<FieldError>) -> Problem {
+    errors.sort_by(|left, right| left.path.cmp(&right.path));
+    misfit(errors.into_iter().map(|error| place(patch, error)).collect())
+}
+
+/// Whether a pointer leads to a place or below it.
+pub(super) fn is_within(pointer: &str, place: &str) -> bool {
+    pointer.strip_prefix(place).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// Leads an error of the document to the part of the body that it came from, the last that touched the place. An error that

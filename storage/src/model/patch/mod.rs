@@ -2,7 +2,7 @@
 //!
 //! A body is read by [`PatchSet::parse`] and travels to the writer, which applies it to the document it meets there:
 //! 1. the caller's view of the document is taken ([`view`]: without hidden fields for all but admins),
-//! 2. the patches work on it ([`nexxus`], [`standard`]) and their values are brought into canonical form ([`canonical`]),
+//! 2. the patches work on it ([`nexxus`], [`standard`]) and their values are brought into canonical form,
 //! 3. the whole document is put together again, and the patches that lead to it are derived ([`outcome`], [`diff`]),
 //! 4. the result is checked against the model; faults are placed in the body that caused them ([`fault`]).
 
@@ -14,7 +14,6 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-mod canonical;
 mod diff;
 mod fault;
 mod nexxus;
@@ -147,21 +146,29 @@ impl<'a> Draft<'a> {
         outcome: impl FnOnce(&Map<String, Value>, &Map<String, Value>) -> outcome::Outcome,
     ) -> Result<Patched, Problem> {
         let document = self.document;
+        let mut faults = Vec::new();
         if self.partial {
-            let unknown = view::hidden_names(&self.fields, self.model);
-            fault::refuse(patch, unknown)?;
+            faults = view::hidden_names(&self.fields, self.model);
             view::reinstate(&document.fields, &mut self.fields, self.model);
         }
         let mut outcome = outcome(&document.fields, &self.fields);
         outcome.patches.extend(owner_patch(document.user.as_ref(), self.user.as_ref()));
         let before = Before { updated_at: document.updated_at, user: document.user.clone(), fields: outcome.replaced };
-        if outcome.patches.is_empty() {
+        if outcome.patches.is_empty() && faults.is_empty() {
             return Ok(Patched { document: document.clone(), patches: outcome.patches, before });
         }
         if !self.admin {
-            fault::refuse(patch, view::read_only_changes(&before.fields, &self.fields, self.model))?;
+            faults.extend(view::read_only_changes(&before.fields, &self.fields, self.model));
         }
-        fault::refuse(patch, self.model.check(&self.fields).err().unwrap_or_default())?;
+        if let Err(misfits) = self.model.check(&self.fields) {
+            // What is wrong with a field that the caller cannot know is not told: it is unknown, and that is all.
+            let is_told = |misfit: &FieldError| !faults.iter().any(|fault| fault::is_within(&misfit.path, &fault.path));
+            let misfits: Vec<_> = misfits.into_iter().filter(is_told).collect();
+            faults.extend(misfits);
+        }
+        if !faults.is_empty() {
+            return Err(fault::misfit_of(patch, faults));
+        }
         let document = Document {
             app: document.app.clone(),
             model: document.model.clone(),

@@ -2,18 +2,18 @@
 
 use serde_json::{Map, Number, Value};
 
-use super::{Draft, Op, Patch, at, canonical, fault};
+use super::{Draft, Op, Patch, at, fault};
 use crate::model::{
     FieldError, Problem,
     change::put,
-    schema::{Field, FieldType, UNIVERSAL_FIELDS},
+    schema::{Field, FieldType, UNIVERSAL_FIELDS, canonical_number},
 };
 
 /// One path of a patch that changed something, in a form that leads any client to the same result.
 #[derive(Debug)]
 pub(super) struct Step<'p> {
-    /// The patch it came from, by index.
-    pub(super) patch: usize,
+    /// Where it came from: the index of the patch, and of the path in it.
+    pub(super) place: (usize, usize),
     pub(super) op: Op,
     pub(super) path: &'p str,
     pub(super) names: Vec<&'p str>,
@@ -44,7 +44,7 @@ pub(super) fn run<'p>(patches: &'p [Patch], draft: &mut Draft<'_>) -> Result<Vec
                 let error = FieldError::new(format!("/{index}/value"), "`path` and `value` differ in length");
                 return Err(fault::unreadable(vec![error]));
             }
-            match step(draft, index, patch.op, path, value) {
+            match step(draft, (index, nth), patch.op, path, value) {
                 Ok(step) => steps.extend(step),
                 Err(Fault::Path(reason)) => faults.push(FieldError::new(format!("/{index}/path/{nth}"), reason)),
                 Err(Fault::Value(reason)) => faults.push(FieldError::new(format!("/{index}/value/{nth}"), reason)),
@@ -56,7 +56,7 @@ pub(super) fn run<'p>(patches: &'p [Patch], draft: &mut Draft<'_>) -> Result<Vec
 
 fn step<'p>(
     draft: &mut Draft<'_>,
-    patch: usize,
+    place: (usize, usize),
     op: Op,
     path: &'p str,
     value: Option<&Value>,
@@ -70,24 +70,25 @@ fn step<'p>(
     let field = definition(draft, &names);
     let effect = match (op, value, field) {
         // What a changed schema left behind may go.
-        (Op::Remove, _, None) if present < names.len() => return Err(Fault::Path(fault::unknown(path))),
+        (Op::Remove, _, None) if present < names.len() => return Err(Fault::Path(fault::UNKNOWN.to_owned())),
         (Op::Remove, ..) => set(&mut draft.fields, &names, None),
-        (_, None, _) | (_, _, None) => return Err(Fault::Path(fault::unknown(path))),
+        (_, None, _) | (_, _, None) => return Err(Fault::Path(fault::UNKNOWN.to_owned())),
         (_, Some(value), Some(field)) => {
             if present < names.len() && at(&draft.fields, &names[..present]).is_some_and(|value| !value.is_object()) {
                 return Err(Fault::Path(format!("`{}` is no object", names[..present].join("."))));
             }
             match op {
                 Op::Replace | Op::Remove => {
-                    let value = canonical::value(value, field);
+                    let mut value = value.clone();
+                    field.canonicalize(&mut value, draft.admin);
                     set(&mut draft.fields, &names, Some(value).filter(|value| !value.is_null()))
                 }
-                Op::Append | Op::Prepend => extend(&mut draft.fields, &names, field, op, value)?,
+                Op::Append | Op::Prepend => extend(draft, &names, field, op, value)?,
                 Op::Incr | Op::Decr => add(&mut draft.fields, &names, field, op, value, root)?,
             }
         }
     };
-    Ok(effect.map(|(op, value)| Step { patch, op, path, names, value, root }))
+    Ok(effect.map(|(op, value)| Step { place, op, path, names, value, root }))
 }
 
 /// Only the owner, and only by admins.
@@ -103,13 +104,8 @@ fn universal(draft: &mut Draft<'_>, op: Op, path: &str, value: Option<&Value>) -
 
 /// The definition of a field as far as the caller knows of it.
 fn definition<'a>(draft: &Draft<'a>, names: &[&str]) -> Option<&'a Field> {
-    let model = draft.model;
-    let field = model.field(names)?;
-    if draft.partial {
-        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-        return (!model.is_hidden(&names)).then_some(field);
-    }
-    Some(field)
+    let (field, hidden) = draft.model.lookup(names.iter().copied())?;
+    (draft.admin || !hidden).then_some(field)
 }
 
 /// How many names of a path lead to something.
@@ -135,30 +131,19 @@ fn set(fields: &mut Map<String, Value>, names: &[&str], value: Option<Value>) ->
 
 /// Appends or prepends. What it creates is told as a `replace`: a client without the schema could not know whether one element
 /// begins an array or a text.
-fn extend(
-    fields: &mut Map<String, Value>,
-    names: &[&str],
-    field: &Field,
-    op: Op,
-    value: &Value,
-) -> Result<Effect, Fault> {
-    let addition = match (field.field_type, value) {
-        (FieldType::String, Value::String(_)) => value.clone(),
-        (FieldType::String, _) => return Err(Fault::Value("a text is extended by a text".to_owned())),
-        (FieldType::Array, Value::Array(_)) => canonical::value(value, field),
-        (FieldType::Array, _) => canonical::element(value, field),
-        _ => return Err(Fault::Path(format!("`{}` is neither an array nor a string", names.join(".")))),
-    };
+fn extend(draft: &mut Draft<'_>, names: &[&str], field: &Field, op: Op, value: &Value) -> Result<Effect, Fault> {
+    let addition = addition(field, value, draft.admin, names)?;
+    let fields = &mut draft.fields;
     let current = at_mut(fields, names);
     match (current, &addition) {
-        (Some(Value::String(text)), Value::String(more)) => {
+        (Some(Value::String(text)), Value::String(more)) if field.field_type == FieldType::String => {
             if more.is_empty() {
                 return Ok(None);
             }
             text.insert_str(if op == Op::Append { text.len() } else { 0 }, more);
         }
         (Some(Value::Array(_)), Value::Array(more)) if more.is_empty() => return Ok(None),
-        (Some(Value::Array(elements)), _) => {
+        (Some(Value::Array(elements)), _) if field.field_type == FieldType::Array => {
             let place = if op == Op::Append { elements.len() } else { 0 };
             match &addition {
                 Value::Array(more) => drop(elements.splice(place..place, more.iter().cloned())),
@@ -175,6 +160,25 @@ fn extend(
     Ok(Some((op, Some(addition))))
 }
 
+/// What is added, in canonical form: a text to a text, one element or some to an array.
+fn addition(field: &Field, value: &Value, privileged: bool, names: &[&str]) -> Result<Value, Fault> {
+    match (field.field_type, value) {
+        (FieldType::String, Value::String(_)) => Ok(value.clone()),
+        (FieldType::String, _) => Err(Fault::Value("a text is extended by a text".to_owned())),
+        (FieldType::Array, Value::Array(_)) => {
+            let mut elements = value.clone();
+            field.canonicalize(&mut elements, privileged);
+            Ok(elements)
+        }
+        (FieldType::Array, _) => {
+            let mut elements = Value::Array(vec![value.clone()]);
+            field.canonicalize(&mut elements, privileged);
+            Ok(elements.get_mut(0).map_or(Value::Null, Value::take))
+        }
+        _ => Err(Fault::Path(format!("`{}` is neither an array nor a string", names.join(".")))),
+    }
+}
+
 /// Adds to or takes from a number; a missing one is 0.
 fn add(
     fields: &mut Map<String, Value>,
@@ -188,14 +192,14 @@ fn add(
         return Err(Fault::Path(format!("`{}` is no number", names.join("."))));
     }
     let Value::Number(by) = value else { return Err(Fault::Value("not a number".to_owned())) };
-    let by = canonical::number(by);
+    let out_of_range = || Fault::Value("a number is at most 2^53 and at least -2^53".to_owned());
+    let by = canonical_number(by).ok_or_else(out_of_range)?;
     let current = match at(fields, names) {
         None => Number::from(0),
         Some(Value::Number(number)) => number.clone(),
         Some(_) => return Err(Fault::Path(format!("`{}` is no number", names.join(".")))),
     };
-    let sum = canonical::sum(&current, &by, op == Op::Decr)
-        .ok_or_else(|| Fault::Value("the result is beyond what a number can be".to_owned()))?;
+    let sum = sum(&current, &by, op == Op::Decr).ok_or_else(out_of_range)?;
     let effect = set(fields, names, Some(Value::Number(sum)));
     // Only `replace` is certain to make the objects that are missing on the way.
     Ok(if root < names.len() { effect } else { effect.map(|_| (op, Some(Value::Number(by)))) })
@@ -204,4 +208,17 @@ fn add(
 fn at_mut<'v>(fields: &'v mut Map<String, Value>, names: &[&str]) -> Option<&'v mut Value> {
     let (first, rest) = names.split_first()?;
     rest.iter().try_fold(fields.get_mut(*first)?, |value, name| value.as_object_mut()?.get_mut(*name))
+}
+
+/// The sum or the difference of two numbers, in canonical form; none out of range.
+fn sum(left: &Number, right: &Number, is_difference: bool) -> Option<Number> {
+    let sum = match (left.as_i64(), right.as_i64()) {
+        (Some(left), Some(right)) if is_difference => Number::from(left.checked_sub(right)?),
+        (Some(left), Some(right)) => Number::from(left.checked_add(right)?),
+        _ => {
+            let (left, right) = (left.as_f64()?, right.as_f64()?);
+            Number::from_f64(if is_difference { left - right } else { left + right })?
+        }
+    };
+    canonical_number(&sum)
 }

@@ -3,14 +3,13 @@
 //! The patches lead from the document before to the document after in the hands of any client, and, stripped by
 //! [`visible_patches`](super::visible_patches), from what others saw before to what they see after.
 
-use std::collections::BTreeMap;
-
 use serde_json::{Map, Value};
 
 use super::{
     Op, Patch, at,
     diff::{self, Difference},
     nexxus::Step,
+    view::holds_hidden,
 };
 use crate::model::Model;
 
@@ -49,30 +48,33 @@ pub(super) fn of_steps(
     after: &Map<String, Value>,
     model: &Model,
 ) -> Outcome {
-    let has_hidden = model.has_hidden();
-    let mut outcome = Outcome::default();
-    let mut patches = Patches::default();
+    let mut replaced = Vec::new();
+    let mut told = Vec::with_capacity(steps.len());
     for (root, steps) in by_root(steps) {
         let (old, new) = (at(before, &root), at(after, &root));
         if old == new {
             continue;
         }
         let root: Vec<String> = root.into_iter().map(str::to_owned).collect();
-        if are_exact(&steps, root.len(), has_hidden) {
-            for step in steps {
-                patches.push(step.patch, step.op, step.path.to_owned(), step.value);
-            }
+        if are_exact(&steps, root.len(), model) {
+            told.extend(steps.into_iter().map(|step| Told {
+                place: step.place,
+                op: step.op,
+                path: step.path.to_owned(),
+                value: step.value,
+            }));
         } else {
-            let patch = steps.first().map_or(0, |step| step.patch);
-            for Difference { path, after, .. } in diff::value(root.clone(), old, new) {
-                let op = if after.is_some() { Op::Replace } else { Op::Remove };
-                patches.push(patch, op, path.join("."), after);
-            }
+            let place = steps.first().map_or((0, 0), |step| step.place);
+            told.extend(diff::value(root.clone(), old, new).into_iter().map(|Difference { path, after, .. }| Told {
+                place,
+                op: if after.is_some() { Op::Replace } else { Op::Remove },
+                path: path.join("."),
+                value: after,
+            }));
         }
-        outcome.replaced.push((root, old.cloned()));
+        replaced.push((root, old.cloned()));
     }
-    outcome.patches = patches.in_order();
-    outcome
+    Outcome { patches: grouped(told), replaced }
 }
 
 /// The steps at and below each place that changed. No place is a prefix of another.
@@ -91,9 +93,13 @@ fn by_root<'p>(steps: Vec<Step<'p>>) -> Vec<(Vec<&'p str>, Vec<Step<'p>>)> {
     groups
 }
 
-/// Whether the steps themselves lead from the value before to the value after.
-fn are_exact(steps: &[Step<'_>], root: usize, has_hidden: bool) -> bool {
-    let adds = |step: &Step<'_>| !matches!(step.op, Op::Replace | Op::Remove) && step.names.len() == root;
+/// Whether the steps themselves lead from the value before to the value after, for everybody.
+fn are_exact(steps: &[Step<'_>], root: usize, model: &Model) -> bool {
+    let has_hidden = model.has_hidden();
+    // Elements of an array may hide something, too.
+    let hides = |step: &Step<'_>| has_hidden && model.field(&step.names).is_some_and(holds_hidden);
+    let adds =
+        |step: &Step<'_>| !matches!(step.op, Op::Replace | Op::Remove) && step.names.len() == root && !hides(step);
     match steps {
         // A replaced object may hold hidden fields that its caller neither saw nor replaced, and objects made on the way to a
         // hidden field are seen by everybody.
@@ -106,23 +112,28 @@ fn empty(op: Op) -> Patch {
     Patch { op, path: Vec::new(), value: Vec::new() }
 }
 
-/// Patches that keep the order and the grouping of those they come from.
-#[derive(Default)]
-struct Patches(BTreeMap<usize, Vec<Patch>>);
+/// A path to tell of, with the place in the body that it comes from.
+struct Told {
+    place: (usize, usize),
+    op: Op,
+    path: String,
+    value: Option<Value>,
+}
 
-impl Patches {
-    fn push(&mut self, patch: usize, op: Op, path: String, value: Option<Value>) {
-        let group = self.0.entry(patch).or_default();
-        if group.last().is_none_or(|last| last.op != op) {
-            group.push(empty(op));
+/// Patches in the order and the grouping of those they come from.
+fn grouped(mut told: Vec<Told>) -> Vec<Patch> {
+    told.sort_by_key(|told| told.place);
+    let mut patches = Vec::new();
+    let mut last_patch = None;
+    for Told { place: (patch, _), op, path, value } in told {
+        if last_patch != Some((patch, op)) {
+            patches.push(empty(op));
+            last_patch = Some((patch, op));
         }
-        if let Some(last) = group.last_mut() {
+        if let Some(last) = patches.last_mut() {
             last.path.push(path);
             last.value.extend(value);
         }
     }
-
-    fn in_order(self) -> Vec<Patch> {
-        self.0.into_values().flatten().collect()
-    }
+    patches
 }

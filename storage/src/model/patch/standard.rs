@@ -5,11 +5,11 @@ use std::{collections::BTreeMap, slice};
 use json_patch::{PatchErrorKind, PatchOperation, jsonptr::Pointer};
 use serde_json::{Map, Value};
 
-use super::{Draft, PATCH_DEPTH, canonical, fault};
+use super::{Draft, PATCH_DEPTH, fault};
 use crate::model::{
     Document, FieldError, Problem,
     problem::ProblemKind,
-    schema::{Field, UNIVERSAL_FIELDS},
+    schema::{Field, UNIVERSAL_FIELDS, canonical_number},
 };
 
 /// Most that the `copy` operations of a patch may make together, about in bytes of JSON: a few of them, each copying the result
@@ -46,13 +46,18 @@ pub(super) fn json_patch(patch: &json_patch::Patch, draft: &mut Draft<'_>) -> Re
         }
         draft.set_owner(value.as_ref()).map_err(|reason| fault::misfit(vec![FieldError::new("", reason)]))?;
     }
-    draft.fields = canonical::fields(&fields, &draft.model.fields);
+    draft.model.canonicalize(&mut fields, draft.admin);
+    draft.fields = fields;
     Ok(())
 }
 
 /// Performs the operations, all of them or up to the first that cannot be. `universal` is what a root that is replaced as a
 /// whole goes on with where it does not name it.
-fn operate(result: &mut Value, patch: &[PatchOperation], universal: &Map<String, Value>) -> Result<(), Problem> {
+pub(super) fn operate(
+    result: &mut Value,
+    patch: &[PatchOperation],
+    universal: &Map<String, Value>,
+) -> Result<(), Problem> {
     let mut copied_bytes = 0;
     for (index, operation) in patch.iter().enumerate() {
         if let PatchOperation::Test(test) = operation {
@@ -143,7 +148,10 @@ fn bytes(value: &Value) -> usize {
 /// RFC 6902's equality: numbers by their value.
 fn is_same(left: &Value, right: &Value) -> bool {
     match (left, right) {
-        (Value::Number(left), Value::Number(right)) => canonical::number(left) == canonical::number(right),
+        (Value::Number(left), Value::Number(right)) => {
+            let canonical = |number| canonical_number(number).unwrap_or_else(|| number.clone());
+            canonical(left) == canonical(right)
+        }
         (Value::Array(left), Value::Array(right)) => {
             left.len() == right.len() && left.iter().zip(right).all(|(left, right)| is_same(left, right))
         }
@@ -194,8 +202,9 @@ pub(super) fn merge_patch(patch: &Value, draft: &mut Draft<'_>) -> Result<(), Pr
     }
     let mut result = Value::Object(std::mem::take(&mut draft.fields));
     json_patch::merge(&mut result, &Value::Object(members));
-    if let Value::Object(fields) = result {
-        draft.fields = canonical::fields(&fields, definitions);
+    if let Value::Object(mut fields) = result {
+        draft.model.canonicalize(&mut fields, draft.admin);
+        draft.fields = fields;
     }
     Ok(())
 }
@@ -215,7 +224,7 @@ fn removes_unknown(
         let current = current.and_then(|fields| fields.get(name));
         match value {
             Value::Null if definition.is_none() && current.is_none() => {
-                faults.push(FieldError::new(fault::pointer(path), fault::unknown(&path.join("."))));
+                faults.push(FieldError::new(fault::pointer(path), fault::UNKNOWN));
             }
             Value::Object(members) => {
                 let properties = definition.and_then(|field| field.properties.as_ref());

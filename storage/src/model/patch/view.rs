@@ -1,6 +1,6 @@
 //! What a caller sees of a document, and what of it the caller may change.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use serde_json::{Map, Value};
 
@@ -79,7 +79,7 @@ fn hidden_below(
         let Some(definition) = definitions.get(name) else { continue };
         path.push(name.clone());
         if definition.hidden {
-            found.push(FieldError::new(fault::pointer(path), fault::unknown(&path.join("."))));
+            found.push(FieldError::new(fault::pointer(path), fault::UNKNOWN));
         } else if let Some(properties) = &definition.properties {
             hidden_in_value(value, properties, path, found);
         }
@@ -102,85 +102,153 @@ fn hidden_in_value(value: &Value, properties: &Fields, path: &mut Vec<String>, f
 }
 
 /// Puts the hidden fields of a document back into what its caller, who does not see them, made of it.
+///
+/// An object that is removed stays for the sake of what it hides. The elements of an array have no names: those that the caller
+/// left as they were keep their hidden fields, and those between them if there are as many as before (see [`paired`]).
 pub(super) fn reinstate(stored: &Map<String, Value>, fields: &mut Map<String, Value>, model: &Model) {
     reinstate_fields(stored, fields, &model.fields);
 }
 
 fn reinstate_fields(stored: &Map<String, Value>, fields: &mut Map<String, Value>, definitions: &Fields) {
-    for (name, value) in stored {
+    for (name, stored) in stored {
         let Some(definition) = definitions.get(name) else { continue };
-        if definition.hidden {
-            fields.insert(name.clone(), value.clone());
-        } else if let (FieldType::Object, Some(properties)) = (definition.field_type, &definition.properties) {
-            reinstate_object(name, value, fields, properties);
+        match (stored, &definition.properties) {
+            _ if definition.hidden => drop(fields.insert(name.clone(), stored.clone())),
+            (Value::Object(stored), Some(properties)) => match fields.get_mut(name) {
+                Some(Value::Object(inner)) => reinstate_fields(stored, inner, properties),
+                // No object any more: the check of the model refuses it.
+                Some(_) => {}
+                None => {
+                    let mut inner = Map::new();
+                    reinstate_fields(stored, &mut inner, properties);
+                    if !inner.is_empty() {
+                        fields.insert(name.clone(), Value::Object(inner));
+                    }
+                }
+            },
+            (Value::Array(stored), Some(properties)) if any_hidden(properties) => {
+                if let Some(Value::Array(elements)) = fields.get_mut(name) {
+                    reinstate_elements(stored, elements, properties);
+                }
+            }
+            _ => {}
         }
     }
 }
 
-/// The same inside an object, which is made again if only its hidden part is left.
-fn reinstate_object(name: &str, stored: &Value, fields: &mut Map<String, Value>, properties: &Fields) {
-    let Value::Object(stored) = stored else { return };
-    match fields.get_mut(name) {
-        Some(Value::Object(inner)) => reinstate_fields(stored, inner, properties),
-        // No object any more: the check of the model refuses it.
-        Some(_) => {}
-        None => {
-            let mut inner = Map::new();
-            reinstate_fields(stored, &mut inner, properties);
-            if !inner.is_empty() {
-                fields.insert(name.to_owned(), Value::Object(inner));
-            }
+fn reinstate_elements(stored: &[Value], elements: &mut [Value], properties: &Fields) {
+    let mut seen = stored.to_vec();
+    seen.iter_mut().for_each(|element| strip_value(element, properties));
+    for (element, pair) in paired(&seen, elements).into_iter().enumerate() {
+        let stored = pair.and_then(|pair| stored.get(pair));
+        if let (Some(Value::Object(stored)), Some(Value::Object(element))) = (stored, elements.get_mut(element)) {
+            reinstate_fields(stored, element, properties);
         }
     }
+}
+
+/// Which element of an array before each element after is, as far as that can be told: those that are equal at the beginning and
+/// at the end, then equal ones in between, then, if equally many are left on both sides, the rest in order.
+fn paired(before: &[Value], after: &[Value]) -> Vec<Option<usize>> {
+    let equal = |(left, right): &(&Value, &Value)| left == right;
+    let head = before.iter().zip(after).take_while(equal).count();
+    let tail = before[head..].iter().rev().zip(after[head..].iter().rev()).take_while(equal).count();
+    let mut pairs = vec![None; after.len()];
+    let mut places: BTreeMap<String, VecDeque<usize>> = BTreeMap::new();
+    for (place, element) in before.iter().enumerate().take(before.len() - tail).skip(head) {
+        places.entry(element.to_string()).or_default().push_back(place);
+    }
+    for (place, pair) in pairs.iter_mut().enumerate() {
+        *pair = if place < head {
+            Some(place)
+        } else if place >= after.len() - tail {
+            Some(before.len() + place - after.len())
+        } else {
+            places.get_mut(&after[place].to_string()).and_then(VecDeque::pop_front)
+        };
+    }
+    let mut rest: Vec<usize> = places.into_values().flatten().collect();
+    if pairs.iter().filter(|pair| pair.is_none()).count() == rest.len() {
+        rest.sort_unstable();
+        pairs.iter_mut().filter(|pair| pair.is_none()).zip(rest).for_each(|(pair, place)| *pair = Some(place));
+    }
+    pairs
+}
+
+/// Whether some of what a field holds may be hidden.
+pub(super) fn holds_hidden(field: &Field) -> bool {
+    field.properties.as_ref().is_some_and(any_hidden)
+}
+
+fn any_hidden(definitions: &Fields) -> bool {
+    definitions.values().any(|field| field.hidden || holds_hidden(field))
 }
 
 /// The `readOnly` fields that changed. `replaced` holds old values at the paths that changed.
+///
+/// An element of an array may go with all that is in it, and come without; it may not come with another value than it had.
 pub(super) fn read_only_changes(
     replaced: &[(Vec<String>, Option<Value>)],
     fields: &Map<String, Value>,
     model: &Model,
 ) -> Vec<FieldError> {
-    let mut found = Vec::new();
+    let mut guard = ReadOnly { path: Vec::new(), in_array: false, found: Vec::new() };
     for (path, old) in replaced {
+        guard.path.clone_from(path);
         let mut definitions = Some(&model.fields);
         for depth in 1..=path.len() {
             let definition = definitions.and_then(|definitions| definitions.get(&path[depth - 1]));
             let Some(definition) = definition else { break };
             if depth == path.len() {
-                read_only_below(definition, old.as_ref(), at(fields, path), &mut path.clone(), &mut found);
+                guard.compare(definition, old.as_ref(), at(fields, path));
             } else if definition.read_only {
-                found.push(read_only(path));
+                guard.refuse();
                 break;
             }
             definitions = definition.properties.as_ref();
         }
     }
-    found
+    guard.found
 }
 
-fn read_only_below(
-    definition: &Field,
-    old: Option<&Value>,
-    new: Option<&Value>,
-    path: &mut Vec<String>,
-    found: &mut Vec<FieldError>,
-) {
-    if old == new {
-        return;
+struct ReadOnly {
+    path: Vec<String>,
+    in_array: bool,
+    found: Vec<FieldError>,
+}
+
+impl ReadOnly {
+    fn refuse(&mut self) {
+        self.found.push(FieldError::new(fault::pointer(&self.path), "read-only: only an admin may set it"));
     }
-    if definition.read_only {
-        found.push(read_only(path));
-    } else if let (FieldType::Object, Some(properties)) = (definition.field_type, &definition.properties) {
-        for (name, definition) in properties {
-            path.push(name.clone());
-            let old = old.and_then(|old| old.get(name));
-            let new = new.and_then(|new| new.get(name));
-            read_only_below(definition, old, new, path, found);
-            path.pop();
+
+    fn compare(&mut self, definition: &Field, old: Option<&Value>, new: Option<&Value>) {
+        if old == new || (self.in_array && new.is_none()) {
+            return;
+        }
+        if definition.read_only {
+            return self.refuse();
+        }
+        let Some(properties) = &definition.properties else { return };
+        if definition.field_type == FieldType::Object {
+            self.compare_fields(properties, old, new);
+        } else if let Some(Value::Array(new)) = new {
+            let was_in_array = std::mem::replace(&mut self.in_array, true);
+            let old = old.and_then(Value::as_array).map_or([].as_slice(), Vec::as_slice);
+            for (place, pair) in paired(old, new).into_iter().enumerate() {
+                self.path.push(place.to_string());
+                self.compare_fields(properties, pair.and_then(|pair| old.get(pair)), new.get(place));
+                self.path.pop();
+            }
+            self.in_array = was_in_array;
         }
     }
-}
 
-fn read_only(path: &[String]) -> FieldError {
-    FieldError::new(fault::pointer(path), "only an admin can set this field")
+    fn compare_fields(&mut self, properties: &Fields, old: Option<&Value>, new: Option<&Value>) {
+        for (name, definition) in properties {
+            self.path.push(name.clone());
+            self.compare(definition, old.and_then(|old| old.get(name)), new.and_then(|new| new.get(name)));
+            self.path.pop();
+        }
+    }
 }
