@@ -3,7 +3,7 @@
 use super::FieldError;
 
 /// Faults told of one input at most; more help nobody.
-const MAX_FAULTS: usize = 50;
+pub(crate) const MAX_FAULTS: usize = 50;
 
 /// A place in an input, linked to the place around it.
 #[derive(Clone, Copy)]

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::{Op, PatchSet};
-use crate::model::{FieldError, Problem, problem::ProblemKind};
+use crate::model::{FieldError, Problem, pointer::MAX_FAULTS, problem::ProblemKind};
 
 /// 400: what cannot be read as patches.
 pub(super) fn unreadable(errors: Vec<FieldError>) -> Problem {
@@ -11,7 +11,8 @@ pub(super) fn unreadable(errors: Vec<FieldError>) -> Problem {
 }
 
 /// 422: what does not fit the model.
-pub(super) fn misfit(errors: Vec<FieldError>) -> Problem {
+pub(super) fn misfit(mut errors: Vec<FieldError>) -> Problem {
+    errors.truncate(MAX_FAULTS);
     Problem::new(ProblemKind::InvalidDocument, "the patched document does not fit its model").with_errors(errors)
 }
 
@@ -26,6 +27,8 @@ pub(super) fn universal(name: &str) -> String {
 /// the body.
 pub(super) fn misfit_of(patch: &PatchSet, mut errors: Vec<FieldError>) -> Problem {
     errors.sort_by(|left, right| left.path.cmp(&right.path));
+    // Before they are placed: that looks through the whole patch for each.
+    errors.truncate(MAX_FAULTS);
     misfit(errors.into_iter().map(|error| place(patch, error)).collect())
 }
 

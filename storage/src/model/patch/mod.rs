@@ -29,7 +29,9 @@ mod tests;
 
 pub use view::visible_patches;
 
-use super::{Caller, Document, FieldError, Model, Problem, UserId, change::Before, schema::DOCUMENT_DEPTH};
+use super::{
+    Caller, Document, FieldError, Model, Problem, UserId, change::Before, pointer::MAX_FAULTS, schema::DOCUMENT_DEPTH,
+};
 
 /// Most patches of a request, and most paths in them together.
 pub const PATCHES: usize = 1_000;
@@ -84,14 +86,18 @@ pub struct Patched {
 
 impl PatchSet {
     /// Reads a body by its media type (without parameters). `None` for a media type that is no patch. Faults (400
-    /// `invalid-patch`) carry a JSON Pointer into the body.
+    /// `invalid-patch`, the first 50) carry a JSON Pointer into the body.
     pub fn parse(media_type: &str, body: &Value) -> Option<Result<Self, Vec<FieldError>>> {
-        match media_type.to_ascii_lowercase().as_str() {
-            "application/json" => Some(parse::nexxus(body).map(Self::Nexxus)),
-            "application/json-patch+json" => Some(parse::json_patch(body).map(Self::JsonPatch)),
-            "application/merge-patch+json" => Some(parse::merge_patch(body).map(Self::MergePatch)),
-            _ => None,
-        }
+        let parsed = match media_type.to_ascii_lowercase().as_str() {
+            "application/json" => parse::nexxus(body).map(Self::Nexxus),
+            "application/json-patch+json" => parse::json_patch(body).map(Self::JsonPatch),
+            "application/merge-patch+json" => parse::merge_patch(body).map(Self::MergePatch),
+            _ => return None,
+        };
+        Some(parsed.map_err(|mut faults| {
+            faults.truncate(MAX_FAULTS);
+            faults
+        }))
     }
 
     /// Applies it to a document: all or nothing. The result is checked against the model and is in canonical form.
@@ -161,7 +167,7 @@ impl<'a> Draft<'a> {
             faults.extend(view::read_only_changes(&before.fields, &self.fields, self.model));
         }
         if let Err(misfits) = self.model.check(&self.fields) {
-            // What is wrong with a field that the caller cannot know is not told: it is unknown, and that is all.
+            // One reason for a place is enough; and of a field that the caller cannot know, only that it is unknown.
             let is_told = |misfit: &FieldError| !faults.iter().any(|fault| fault::is_within(&misfit.path, &fault.path));
             let misfits: Vec<_> = misfits.into_iter().filter(is_told).collect();
             faults.extend(misfits);

@@ -150,3 +150,24 @@ fn a_json_patch_cannot_grow_without_bound() {
         .collect();
     assert!(apply(&model(), false, &json!({"meta": {}}), JSON_PATCH, &into).is_err());
 }
+
+#[test]
+fn faults_are_told_up_to_a_limit() {
+    let fields = json!({"title": "a"});
+    let element = json!({"by": "me", "secret": "x", "nope": 1});
+    for (media_type, body) in [
+        (NEXXUS, json!([{"op": "replace", "path": ["items"], "value": [vec![element.clone(); 900]]}])),
+        (NEXXUS, json!([{"op": "remove", "path": vec!["nope"; 900]}])),
+        (NEXXUS, Value::Array(vec![json!(1); 900])),
+        (JSON_PATCH, Value::Array(vec![json!({"op": "remove", "path": "/id"}); 900])),
+        (JSON_PATCH, Value::Array(vec![json!({}); 900])),
+        (MERGE_PATCH, json!({"items": vec![element; 900]})),
+        (
+            MERGE_PATCH,
+            (0..900).map(|nth| (format!("nope{nth}"), Value::Null)).collect::<serde_json::Map<_, _>>().into(),
+        ),
+    ] {
+        let problem = apply(&guarded_model(), false, &fields, media_type, &body).expect_err("faults");
+        assert_eq!(problem.errors.len(), 50, "{media_type}");
+    }
+}
