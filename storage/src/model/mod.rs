@@ -20,6 +20,9 @@ pub mod problem;
 
 pub(crate) mod pointer;
 
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+
 pub use change::{Entry, Event};
 pub use channel::Channel;
 pub use document::Document;

@@ -34,7 +34,7 @@ impl<'a> At<'a> {
         FieldError::new(self.pointer(), message)
     }
 
-    fn pointer(&self) -> String {
+    pub(crate) fn pointer(&self) -> String {
         let mut pointer = self.around.map(At::pointer).unwrap_or_default();
         match self.step {
             Step::Root => {}
@@ -56,6 +56,13 @@ impl Faults {
     pub(crate) fn add(&mut self, at: &At<'_>, message: impl Into<String>) {
         if !self.is_full() {
             self.0.push(at.fault(message));
+        }
+    }
+
+    /// Adds a fault that has its place already.
+    pub(crate) fn push(&mut self, fault: FieldError) {
+        if !self.is_full() {
+            self.0.push(fault);
         }
     }
 
