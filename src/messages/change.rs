@@ -34,6 +34,10 @@ impl Encode for Change {
         let (event, data) = self.shown();
         to_json(&Wire { event: event.into(), data, app_id: self.app.clone(), change: &*self.entry })
     }
+
+    fn weight(&self) -> usize {
+        self.entry.weight()
+    }
 }
 
 impl Typed for Change {

@@ -73,6 +73,11 @@ impl Encode for ToDevices {
             .collect();
         to_json(&Wire { covers: self.covers.clone(), batch })
     }
+
+    fn weight(&self) -> usize {
+        let messages = self.messages.iter();
+        128 + messages.map(|message| 64 + message.devices.len() * 48 + message.frame.len()).sum::<usize>()
+    }
 }
 
 impl Typed for ToDevices {

@@ -84,6 +84,26 @@ pub struct Before {
 }
 
 impl Entry {
+    /// About how many bytes of memory it takes.
+    pub fn weight(&self) -> usize {
+        let document = |document: &Document| 256 + fields_weight(&document.fields);
+        let event = match &self.event {
+            Event::Created { document: after } | Event::Deleted { document: after, .. } => document(after),
+            Event::Updated { document: after, before, patches } => {
+                let old: usize = before.fields.iter().filter_map(|(_, value)| value.as_ref()).map(weight).sum();
+                let new: usize = patches.iter().flat_map(|patch| &patch.value).map(weight).sum();
+                document(after) + old + new + 64 * (before.fields.len() + patches.len())
+            }
+            Event::Unchanged { .. } | Event::Rejected { .. } => 512,
+            Event::Defined { definition, before } => weight(definition) + before.as_ref().map_or(0, weight),
+            Event::UserChanged { before, after, .. } => {
+                let facts = before.iter().chain(after);
+                256 + facts.map(|facts| fields_weight(&facts.details)).sum::<usize>()
+            }
+        };
+        128 + event
+    }
+
     /// The document that this entry leaves behind.
     pub fn after(&self) -> Option<&Document> {
         match &self.event {
@@ -127,6 +147,19 @@ impl Before {
         }
         document
     }
+}
+
+fn weight(value: &Value) -> usize {
+    32 + match value {
+        Value::String(text) => text.len(),
+        Value::Array(values) => values.iter().map(weight).sum(),
+        Value::Object(fields) => fields_weight(fields),
+        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
+    }
+}
+
+fn fields_weight(fields: &Map<String, Value>) -> usize {
+    fields.iter().map(|(name, value)| 24 + name.len() + weight(value)).sum()
 }
 
 /// Sets or removes the value at a path through objects. Setting makes the objects that are missing, removing does not; a path

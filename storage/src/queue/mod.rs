@@ -82,6 +82,9 @@ pub struct QueueInfo {
     pub consumers: u64,
     /// When the oldest waiting message was published.
     pub oldest: Option<Timestamp>,
+    /// Dropped since the start, because the queue (not a durable one) was full.
+    #[serde(default)]
+    pub dropped: u64,
 }
 
 /// Named queues. Messages are delivered at least once, those of one application in the order of their publishing.

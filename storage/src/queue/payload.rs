@@ -11,6 +11,12 @@ use bytes::Bytes;
 /// A value that can be written as the payload of a message.
 pub trait Encode: Any + Send + Sync {
     fn encode(&self) -> Bytes;
+
+    /// About how many bytes of memory it takes, for the bounds of queues in memory. What travels through these says it without
+    /// encoding.
+    fn weight(&self) -> usize {
+        self.encode().len()
+    }
 }
 
 /// The payload of a message. It is encoded when its bytes are first asked for; a consumer in the same process takes the value
@@ -29,6 +35,15 @@ impl Payload {
     /// The bytes, encoded now if they were not yet.
     pub fn bytes(&self) -> &Bytes {
         self.bytes.get_or_init(|| self.value.as_ref().map(|value| value.encode()).unwrap_or_default())
+    }
+
+    /// About how many bytes of memory it takes.
+    pub fn weight(&self) -> usize {
+        match (self.bytes.get(), &self.value) {
+            (Some(bytes), _) => bytes.len(),
+            (None, Some(value)) => value.weight(),
+            (None, None) => 0,
+        }
     }
 
     /// The value, when it came from this process and is a `T`.
@@ -78,6 +93,7 @@ mod tests {
         let payload = Payload::new(Arc::new(Word("hello")));
         assert_eq!(payload.value::<Word>().map(|word| word.0), Some("hello"));
         assert!(payload.value::<String>().is_none());
+        assert_eq!(payload.weight(), 5);
         let bytes = payload.clone().into_bytes_only();
         assert!(bytes.value::<Word>().is_none());
         assert_eq!(bytes, payload);
