@@ -5,21 +5,21 @@
 //! body of 1 created   document
 //!         2 updated   updatedAt before: i64 | owner before | old values: json | patches: json | document
 //!         3 deleted   version: u64 | document
-//!         0 others    the event as JSON, to the end
+//!         0 others    the event: json
 //! document            model | id | owner | createdAt: i64 | updatedAt: i64 | version: u64 | fields: json
 //! ```
 //! Numbers are little-endian, times milliseconds since the Unix epoch; the change id is big-endian, so that bytes sort as ids do.
-//! A name is its length as `u8`, then its text (length 0: none); `json` is its length as `u32`, then its text. The document's
-//! application is that of the entry. A format that is not known is refused: a newer build wrote it.
+//! Names and `json` are written as `embedded::wire` says; an empty owner is none. The document's application is that of the entry.
+//! A format that is not known is refused: a newer build wrote it.
 
 use std::sync::Arc;
 
-use serde::{Serialize, de::DeserializeOwned};
 use ulid::Ulid;
 
 use crate::{
     Error, ErrorKind, Result,
     changelog::LogEntry,
+    embedded::wire::{Reader, Writer},
     model::{AppId, ChangeId, Document, Entry, Event, Offset, Timestamp, UserId, change::Before},
 };
 
@@ -41,11 +41,11 @@ pub struct Head<'a> {
 
 /// Writes an entry. `Invalid` when its document belongs to another application, or a part of it is over 4 GiB.
 pub fn encode(app: &AppId, entry: &Entry) -> Result<Vec<u8>> {
-    let mut out = Writer { bytes: Vec::with_capacity(512) };
-    out.bytes.extend([FORMAT, event_code(&entry.event)]);
+    let mut out = Writer::with_capacity(512);
+    out.u8(FORMAT);
+    out.u8(event_code(&entry.event));
     out.name(app.as_str())?;
-    out.bytes.extend(entry.offset.epoch.to_le_bytes());
-    out.u64(entry.offset.position);
+    out.offset(entry.offset);
     out.bytes.extend(entry.change_id.0.to_bytes());
     out.time(entry.time);
     match &entry.event {
@@ -61,7 +61,7 @@ pub fn encode(app: &AppId, entry: &Entry) -> Result<Vec<u8>> {
             out.u64(*version);
             out.document(app, document)?;
         }
-        other => serde_json::to_writer(&mut out.bytes, other).map_err(unwritable)?,
+        other => out.json(other)?,
     }
     Ok(out.bytes)
 }
@@ -69,10 +69,10 @@ pub fn encode(app: &AppId, entry: &Entry) -> Result<Vec<u8>> {
 /// Reads an entry; `sequence` is that of its journal record and becomes its place. `Corrupt` when it is no entry, or of a newer
 /// format.
 pub fn decode(payload: &[u8], sequence: u64) -> Result<(AppId, LogEntry)> {
-    let mut input = Reader { rest: payload };
+    let mut input = Reader::new(payload, "change log entry");
     let (event, head) = input.head()?;
-    let app = AppId::parse(head.app).map_err(damaged)?;
-    let time = Timestamp::from_ms(head.time_ms).map_err(damaged)?;
+    let app = AppId::parse(head.app).map_err(|error| input.damaged(error))?;
+    let time = Timestamp::from_ms(head.time_ms).map_err(|error| input.damaged(error))?;
     let event = match event {
         CREATED => Event::Created { document: input.document(&app)? },
         UPDATED => {
@@ -85,19 +85,17 @@ pub fn decode(payload: &[u8], sequence: u64) -> Result<(AppId, LogEntry)> {
             let version = input.u64()?;
             Event::Deleted { document: input.document(&app)?, version }
         }
-        OTHER => serde_json::from_slice(std::mem::take(&mut input.rest)).map_err(damaged)?,
-        other => return Err(corrupt(format!("event {other} is not known to this build"))),
+        OTHER => input.json()?,
+        other => return Err(input.corrupt(format!("event {other} is not known to this build"))),
     };
-    if !input.rest.is_empty() {
-        return Err(corrupt("bytes after the end of an entry"));
-    }
+    input.end()?;
     let entry = Arc::new(Entry { offset: head.offset, change_id: head.change_id, time, event });
     Ok((app, LogEntry { entry, place: sequence }))
 }
 
 /// Reads what names an entry, and not its body.
 pub fn peek(payload: &[u8]) -> Result<Head<'_>> {
-    Ok(Reader { rest: payload }.head()?.1)
+    Ok(Reader::new(payload, "change log entry").head()?.1)
 }
 
 fn event_code(event: &Event) -> u8 {
@@ -109,35 +107,7 @@ fn event_code(event: &Event) -> u8 {
     }
 }
 
-struct Writer {
-    bytes: Vec<u8>,
-}
-
 impl Writer {
-    fn u64(&mut self, number: u64) {
-        self.bytes.extend(number.to_le_bytes());
-    }
-
-    fn time(&mut self, time: Timestamp) {
-        self.bytes.extend(time.as_ms().to_le_bytes());
-    }
-
-    fn name(&mut self, text: &str) -> Result<()> {
-        self.bytes.push(u8::try_from(text.len()).map_err(unwritable)?);
-        self.bytes.extend(text.as_bytes());
-        Ok(())
-    }
-
-    /// The length is filled in when the text is written: no second buffer.
-    fn json(&mut self, value: &impl Serialize) -> Result<()> {
-        let start = self.bytes.len();
-        self.bytes.extend([0; 4]);
-        serde_json::to_writer(&mut self.bytes, value).map_err(unwritable)?;
-        let length = u32::try_from(self.bytes.len() - start - 4).map_err(unwritable)?;
-        self.bytes[start..start + 4].copy_from_slice(&length.to_le_bytes());
-        Ok(())
-    }
-
     fn document(&mut self, app: &AppId, document: &Document) -> Result<()> {
         if document.app != *app {
             let message = format!("document {} of application {} in the log of {app}", document.id, document.app);
@@ -153,65 +123,27 @@ impl Writer {
     }
 }
 
-struct Reader<'a> {
-    rest: &'a [u8],
-}
-
 impl<'a> Reader<'a> {
-    fn take(&mut self, length: usize) -> Result<&'a [u8]> {
-        let (taken, rest) = self.rest.split_at_checked(length).ok_or_else(|| corrupt("an entry ends too early"))?;
-        self.rest = rest;
-        Ok(taken)
-    }
-
-    fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
-        let (taken, rest) = self.rest.split_first_chunk().ok_or_else(|| corrupt("an entry ends too early"))?;
-        self.rest = rest;
-        Ok(*taken)
-    }
-
-    fn u64(&mut self) -> Result<u64> {
-        self.array().map(u64::from_le_bytes)
-    }
-
-    fn time(&mut self) -> Result<Timestamp> {
-        Timestamp::from_ms(self.array().map(i64::from_le_bytes)?).map_err(damaged)
-    }
-
-    fn name(&mut self) -> Result<&'a str> {
-        let [length] = self.array()?;
-        std::str::from_utf8(self.take(length.into())?).map_err(damaged)
+    fn head(&mut self) -> Result<(u8, Head<'a>)> {
+        self.format(FORMAT)?;
+        let event = self.u8()?;
+        let (app, offset) = (self.name()?, self.offset()?);
+        let change_id = ChangeId(Ulid::from_bytes(self.array()?));
+        Ok((event, Head { app, offset, change_id, time_ms: self.i64()? }))
     }
 
     fn user(&mut self) -> Result<Option<UserId>> {
         match self.name()? {
             "" => Ok(None),
-            user => UserId::parse(user).map(Some).map_err(damaged),
+            user => user.parse().map(Some).map_err(|error| self.damaged(error)),
         }
-    }
-
-    fn json<T: DeserializeOwned>(&mut self) -> Result<T> {
-        let length = u32::from_le_bytes(self.array()?);
-        serde_json::from_slice(self.take(length as usize)?).map_err(damaged)
-    }
-
-    fn head(&mut self) -> Result<(u8, Head<'a>)> {
-        let [format, event] = self.array()?;
-        if format != FORMAT {
-            return Err(corrupt(format!("entry of format {format}; this build reads format {FORMAT}")));
-        }
-        let app = self.name()?;
-        let offset = Offset::new(self.array().map(u32::from_le_bytes)?, self.u64()?);
-        let change_id = ChangeId(Ulid::from_bytes(self.array()?));
-        let time_ms = self.array().map(i64::from_le_bytes)?;
-        Ok((event, Head { app, offset, change_id, time_ms }))
     }
 
     fn document(&mut self, app: &AppId) -> Result<Document> {
         Ok(Document {
             app: app.clone(),
-            model: self.name()?.parse().map_err(damaged)?,
-            id: self.name()?.parse().map_err(damaged)?,
+            model: self.id()?,
+            id: self.id()?,
             user: self.user()?,
             created_at: self.time()?,
             updated_at: self.time()?,
@@ -219,18 +151,6 @@ impl<'a> Reader<'a> {
             fields: self.json()?,
         })
     }
-}
-
-fn unwritable(error: impl std::error::Error + Send + Sync + 'static) -> Error {
-    Error::new(ErrorKind::Invalid, "encode entry", "change log").with_source(error)
-}
-
-fn damaged(error: impl std::error::Error + Send + Sync + 'static) -> Error {
-    corrupt("an entry cannot be read").with_source(error)
-}
-
-fn corrupt(message: impl Into<String>) -> Error {
-    Error::new(ErrorKind::Corrupt, "decode entry", message)
 }
 
 #[cfg(test)]
