@@ -133,7 +133,7 @@ impl Session {
             identified.caller.user.clone(),
             identified.session.clone(),
             Offset::default(),
-            domain.config.limits.connection_buffer_bytes,
+            domain.config.limits.connection_buffer_bytes.bytes(),
         );
         hub.attach(&app, &connection);
         let opened = async {
