@@ -295,4 +295,6 @@ fn hide_fields(fields: &mut Map<String, Value>, definitions: &BTreeMap<String, F
 }
 
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod tests;
