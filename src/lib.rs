@@ -12,3 +12,4 @@ pub mod messages;
 
 pub mod http;
 pub mod service;
+pub mod telemetry;
