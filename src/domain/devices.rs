@@ -1,12 +1,22 @@
 //! Devices: registering, connecting, acknowledging, expiring.
 
 use nexxus_storage::{
-    model::{DeviceId, Offset, Problem},
+    model::{DeviceId, Offset, Problem, UserId},
     registry::records,
 };
+use serde_json::Value;
 
 use super::{Application, Domain, Identified};
 use crate::service::{Failure, Stop};
+
+/// A device as it goes out: `{ id, userId?, name?, keepFor, createdAt, lastSeen? }`.
+pub fn device_to_json(_device: &records::Device) -> Value {
+    todo!()
+}
+
+/// What devices acknowledged and what is not durable yet.
+#[derive(Default)]
+pub struct Cursors {}
 
 impl Domain {
     /// Registers a device for this caller: its record and whether it is new. 409 when it is another user's. `keep_for` in
@@ -65,8 +75,32 @@ impl Domain {
         todo!()
     }
 
-    /// Removes devices whose `keepFor` has passed without a connection, counted while this process ran; until told to stop.
-    pub async fn expire_devices(self, _stop: Stop) -> Result<(), Failure> {
+    /// The devices of a user, by id.
+    pub async fn devices_of(
+        &self,
+        _app: &nexxus_storage::model::AppId,
+        _user: &UserId,
+    ) -> Result<Vec<records::Device>, Problem> {
+        todo!()
+    }
+
+    /// 404 when there is none.
+    pub async fn device(
+        &self,
+        _app: &nexxus_storage::model::AppId,
+        _device: &DeviceId,
+    ) -> Result<records::Device, Problem> {
+        todo!()
+    }
+
+    /// `POST /admin/devices/:id/disconnect`: ends the sessions of a device and closes its sockets with 4003. It stays registered.
+    pub async fn kick_device(&self, _app: &nexxus_storage::model::AppId, _device: &DeviceId) -> Result<(), Problem> {
+        todo!()
+    }
+
+    /// Removes devices whose `keepFor` has passed without a connection, counted while this process ran, and makes cursors durable;
+    /// until told to stop.
+    pub async fn keep_devices(self, _stop: Stop) -> Result<(), Failure> {
         todo!()
     }
 }

@@ -1,8 +1,17 @@
 //! Who asks: tokens, sessions, and their end.
 
-use nexxus_storage::model::{AppId, Caller, DeviceId, Problem, Timestamp, UserId};
+use std::sync::Arc;
+
+use nexxus_storage::{
+    Registry,
+    model::{AppId, Caller, DeviceId, Problem, Timestamp, UserId},
+};
 
 use super::Application;
+use crate::{
+    config::Config,
+    service::{Failure, Stop},
+};
 
 /// A caller whose token was checked.
 #[derive(Debug, Clone, PartialEq)]
@@ -22,6 +31,8 @@ pub enum Revoked {
     User(AppId, UserId),
     Device(AppId, DeviceId),
     Session(AppId, String),
+    /// What was revoked is no longer known: everything that is held has to be checked anew.
+    Unknown,
 }
 
 /// Checks and issues tokens. Keeps checked ones in a bounded cache that the registry's feed clears, so that a revocation holds
@@ -29,6 +40,16 @@ pub enum Revoked {
 pub struct Identity {}
 
 impl Identity {
+    /// Makes the secrets at the first start, and writes the admin's token into the data directory (`admin_token`, mode 0600).
+    pub async fn open(_registry: Arc<dyn Registry>, _config: &Config) -> Result<Arc<Self>, Failure> {
+        todo!()
+    }
+
+    /// Tells of revocations as they come, until told to stop.
+    pub async fn follow(self: Arc<Self>, _stop: Stop) -> Result<(), Failure> {
+        todo!()
+    }
+
     /// Who a request or connection is from. `token`: what followed `Bearer`; `device`: the `nxx-device-id` it came with. A token
     /// that is bound to a device does not work for another one. Without a token: nobody in particular (rules decide); with a
     /// bad one 401.

@@ -6,6 +6,7 @@ pub mod devices;
 pub mod identity;
 pub mod read;
 pub mod subscriptions;
+pub mod users;
 
 pub mod frame;
 pub mod view;
@@ -28,4 +29,5 @@ pub struct Domain {
     pub identity: Arc<Identity>,
     pub routes: Arc<Routes>,
     pub readiness: Readiness,
+    pub cursors: Arc<devices::Cursors>,
 }

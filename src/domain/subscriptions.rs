@@ -1,26 +1,30 @@
 //! Subscribing: the same for `POST /subscription` and the socket's `subscribe` frame.
 
 use nexxus_storage::{
-    model::{DeviceId, Offset, Problem, SubscriptionId},
+    model::{DeviceId, DocumentId, Offset, Problem, SubscriptionId, UserId},
     registry::records,
 };
-use serde::Deserialize;
 use serde_json::Value;
 
 use super::{Application, Domain, Identified, read::Items};
 
 /// The body of `POST /subscription`.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Request {
     pub model: String,
-    pub model_id: Option<String>,
-    pub user_id: Option<String>,
+    pub model_id: Option<DocumentId>,
+    pub user_id: Option<UserId>,
     pub filter: Option<Value>,
-    pub limit: Option<u64>,
-    pub sort: Option<String>,
-    #[serde(default)]
+    pub limit: Option<usize>,
+    pub sort: Vec<String>,
     pub get_only: bool,
+}
+
+impl Request {
+    /// 422 with the place of each fault, 400 when it is no object.
+    pub fn parse(_body: Value) -> Result<Self, Problem> {
+        todo!()
+    }
 }
 
 /// What a device got: the subscription (none for `getOnly`), the items, and an offset that they reflect at least.
@@ -41,12 +45,15 @@ impl Subscribed {
 }
 
 impl Domain {
+    /// Subscribes a device (registering it where it is new), and reads the items. With `getOnly` only reads: then no device is
+    /// needed. `at_least`: the items reflect this offset too.
     pub async fn subscribe(
         &self,
         _app: &Application,
         _identified: &Identified,
-        _device: &DeviceId,
+        _device: Option<&DeviceId>,
         _request: Request,
+        _at_least: Option<Offset>,
     ) -> Result<Subscribed, Problem> {
         todo!()
     }
