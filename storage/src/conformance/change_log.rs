@@ -324,7 +324,9 @@ pub async fn a_page_is_bounded_in_bytes(mut subject: impl Subject) {
         }
         entry
     };
-    log.append(&tasks(), Offset::default(), (1..=30).map(large).collect()).await.expect("append");
+    for position in 1..=30 {
+        log.append(&tasks(), tail(position - 1), vec![large(position)]).await.expect("append");
+    }
     log.mark_applied(&tasks(), at(30)).await.expect("mark applied");
     drop(log);
     for _ in 0..2 {
