@@ -11,12 +11,16 @@ pub mod users;
 pub mod frame;
 pub mod view;
 
+pub mod form;
+pub mod problem;
+
 use std::sync::Arc;
 
 use nexxus_storage::Backends;
 
 pub use catalog::{Application, Catalog};
 pub use identity::{Identified, Identity};
+pub use problem::problem_of;
 
 use crate::{config::Config, messages::Routes, service::Readiness};
 
