@@ -264,7 +264,7 @@ impl Write {
     }
 }
 
-impl dyn Registry {
+impl dyn Registry + '_ {
     /// A record and its revision.
     pub async fn load<T: Typed>(&self, key: &Key) -> Result<Option<(T, u64)>> {
         match self.get(key).await? {
