@@ -95,6 +95,11 @@ impl Form {
         None
     }
 
+    /// Whether a fault of this member was noted.
+    pub fn has_fault(&self, name: &str) -> bool {
+        self.faults.iter().any(|fault| fault.path.strip_prefix('/') == Some(name))
+    }
+
     /// Notes faults that have their places already.
     pub fn faults(&mut self, faults: impl IntoIterator<Item = FieldError>) {
         self.faults.extend(faults);

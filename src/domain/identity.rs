@@ -30,7 +30,7 @@ use self::{
     secrets::Secrets,
     sessions::Claims,
 };
-use super::Application;
+use super::{Application, passwords::Passwords};
 use crate::{
     config::Config,
     service::{Failure, Stop},
@@ -73,6 +73,7 @@ pub struct Identity {
     feed: tokio::sync::Mutex<Box<dyn Feed>>,
     cache: Mutex<Cache>,
     revocations: broadcast::Sender<Revoked>,
+    pub(super) passwords: Passwords,
 }
 
 /// What ends tokens, or changes what they stand for.
@@ -92,6 +93,7 @@ impl Identity {
             feed,
             cache: Mutex::default(),
             revocations: broadcast::channel(REVOCATIONS).0,
+            passwords: Passwords::default(),
         }))
     }
 

@@ -4,6 +4,7 @@
 pub mod catalog;
 pub mod devices;
 pub mod identity;
+pub mod passwords;
 pub mod read;
 pub mod subscriptions;
 pub mod users;
@@ -20,7 +21,6 @@ use nexxus_storage::Backends;
 
 pub use catalog::{Application, Catalog};
 pub use identity::{Identified, Identity};
-pub use problem::problem_of;
 
 use crate::{config::Config, messages::Routes, service::Readiness};
 
