@@ -1,5 +1,6 @@
 //! Nexxus: a realtime synchronisation backend. `ARCHITECTURE.md` is the map; `pipeline` is the page to begin with.
 
+pub mod cli;
 pub mod config;
 
 pub mod pipeline;

@@ -1,3 +1,7 @@
 //! The one binary: server and command line.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    nexxus::cli::main()
+}

@@ -9,6 +9,9 @@ use nexxus_storage::open::Settings;
 use serde::Deserialize;
 
 pub use load::{ConfigError, DEFAULTS, Layers, Source, Sources, USUAL_FILE};
+/// `data.dir` where nothing else is said.
+pub const DEFAULT_DATA_DIR: &str = "data";
+
 pub use value::{Duration, Size};
 
 /// All settings of a process.
