@@ -7,6 +7,7 @@ use nexxus_storage::{
     Error, ErrorKind, Registry, Result,
     registry::{Expect, Key, records::Installation},
 };
+use sha2::{Digest, Sha256};
 
 use crate::config::Config;
 
@@ -17,6 +18,8 @@ pub(super) struct Secrets {
     admin_token: String,
     pub(super) encoding: EncodingKey,
     pub(super) decoding: DecodingKey,
+    /// What each refresh token follows from the one before with.
+    pub(super) chain: [u8; 32],
 }
 
 impl Secrets {
@@ -30,6 +33,7 @@ impl Secrets {
             admin_token,
             encoding: EncodingKey::from_secret(jwt_secret.as_bytes()),
             decoding: DecodingKey::from_secret(jwt_secret.as_bytes()),
+            chain: Sha256::new().chain_update("refresh tokens\n").chain_update(&jwt_secret).finalize().into(),
         })
     }
 

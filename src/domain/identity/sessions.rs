@@ -1,7 +1,10 @@
 //! Sessions: what a login begins, a refresh renews, and a revocation ends.
 //!
-//! A refresh token names its session and carries a secret of which the registry keeps the hash. Each is good for one refresh: who
-//! comes with a spent one holds a stolen token or was stolen from, so the session ends.
+//! A refresh token names its session and carries a secret of which the registry keeps the hash. Each is good for one refresh; for
+//! a moment the same answer is given again, to a client that lost it or came twice. Who comes with a spent one later holds a
+//! stolen token or was stolen from, so the session ends.
+
+use std::time::Duration;
 
 use nexxus_storage::{
     ErrorKind,
@@ -21,6 +24,9 @@ use super::{
     unauthorized,
 };
 use crate::domain::devices::forget_unused;
+
+/// How long a spent refresh token still gets the answer that it got.
+const REPEATS: Duration = Duration::from_secs(30);
 
 /// What a token says.
 #[derive(Debug, Serialize, Deserialize)]
@@ -70,13 +76,12 @@ impl Identity {
             refreshed_at: now,
             expires_at: now,
         };
-        self.renewed(session, ttl.unwrap_or(self.token_ttl.as_secs()))
+        let refresh_token = format!("{device}/{}/{}", session.id, random_text());
+        self.renewed(session, refresh_token, ttl.unwrap_or(self.token_ttl.as_secs()))
     }
 
-    /// The session with a fresh refresh token, and a token of it.
-    fn renewed(&self, session: Session, ttl: u64) -> Result<Issued, Problem> {
-        let secret = random_text();
-        let refresh_token = format!("{}/{}/{secret}", session.device, session.id);
+    /// The session with this refresh token, and a token of it.
+    fn renewed(&self, session: Session, refresh_token: String, ttl: u64) -> Result<Issued, Problem> {
         let expires_at = in_seconds(ttl)?;
         let session = Session {
             refresh_hash: hash_of(&refresh_token),
@@ -112,27 +117,50 @@ impl Identity {
         let (Some(device), Some(id), Some(_)) = (parts.next(), parts.next(), parts.next()) else {
             return Err(not_valid());
         };
-        let device = DeviceId::parse(device).map_err(|_| not_valid())?;
-        let key = Key::session(app, &device, id);
-        let Some((session, revision)) = self.registry.load::<Session>(&key).await? else { return Err(not_valid()) };
-        let hash = hash_of(refresh_token);
-        if session.previous_hash.as_ref() == Some(&hash) {
-            warn!(%app, user = %session.user, %device, "a spent refresh token was used, the session ends");
-            self.registry.write(vec![Write::remove(key)]).await?;
+        let key = Key::session(app, &DeviceId::parse(device).map_err(|_| not_valid())?, id);
+        for _ in 0..RACES {
+            let Some((session, revision)) = self.registry.load::<Session>(&key).await? else { return Err(not_valid()) };
+            let Some((user, _)) = self.registry.load::<User>(&Key::user(app, &session.user)).await? else {
+                return Err(not_valid());
+            };
+            if session.expires_at <= Timestamp::now() {
+                return Err(not_valid());
+            }
+            match shown(&session, refresh_token) {
+                Shown::Current => {}
+                Shown::JustSpent => return Ok((self.again(session, refresh_token)?, user)),
+                Shown::Spent => {
+                    warn!(%app, user = %session.user, device = %session.device, "a spent refresh token was used, the session ends");
+                    self.registry.write(vec![Write::remove(key)]).await?;
+                    return Err(not_valid());
+                }
+                Shown::Nonsense => return Err(not_valid()),
+            }
+            let next = self.next_refresh_token(&session, refresh_token);
+            let issued = self.renewed(session, next, self.token_ttl.as_secs())?;
+            match self.registry.put(&issued.session, Expect::Revision(revision)).await {
+                Ok(()) => return Ok((issued, user)),
+                // Another refresh with the same token came first: then it was just spent.
+                Err(error) if error.kind == ErrorKind::Conflict => {}
+                Err(error) => return Err(error.into()),
+            }
         }
-        if session.refresh_hash != hash || session.expires_at <= Timestamp::now() {
-            return Err(not_valid());
-        }
-        let Some((user, _)) = self.registry.load::<User>(&Key::user(app, &session.user)).await? else {
-            return Err(not_valid());
-        };
-        let issued = self.renewed(session, self.token_ttl.as_secs())?;
-        match self.registry.put(&issued.session, Expect::Revision(revision)).await {
-            Ok(()) => Ok((issued, user)),
-            // Another refresh with the same token came first.
-            Err(error) if error.kind == ErrorKind::Conflict => Err(not_valid()),
-            Err(error) => Err(error.into()),
-        }
+        Err(lost_races("the session"))
+    }
+
+    /// The answer to the last refresh once more, with a token of its own.
+    fn again(&self, session: Session, spent: &str) -> Result<Issued, Problem> {
+        let refresh_token = self.next_refresh_token(&session, spent);
+        let expires_at = in_seconds(self.token_ttl.as_secs())?;
+        let token = self.token_of(&session, expires_at)?;
+        Ok(Issued { token, expires_at, refresh_token, session })
+    }
+
+    /// The one that follows a refresh token. It can be told again, and by nobody else.
+    fn next_refresh_token(&self, session: &Session, refresh_token: &str) -> String {
+        let inner = Sha256::new().chain_update(self.secrets.chain).chain_update(refresh_token).finalize();
+        let secret = Sha256::new().chain_update(self.secrets.chain).chain_update(inner).finalize();
+        format!("{}/{}/{}", session.device, session.id, hex(&secret))
     }
 
     /// Ends the sessions of a user, all but one; their tokens are void, their sockets close.
@@ -171,6 +199,30 @@ impl Identity {
             }
         }
         Err(lost_races("the sessions of the device"))
+    }
+}
+
+/// What a refresh token is to its session.
+enum Shown {
+    Current,
+    /// The one before, a moment ago: the answer was lost, or two tabs came at once.
+    JustSpent,
+    /// Somebody has a copy.
+    Spent,
+    Nonsense,
+}
+
+fn shown(session: &Session, refresh_token: &str) -> Shown {
+    let hash = hash_of(refresh_token);
+    let age_ms = Timestamp::now().as_ms() - session.refreshed_at.as_ms();
+    if session.refresh_hash == hash {
+        Shown::Current
+    } else if session.previous_hash.as_ref() != Some(&hash) {
+        Shown::Nonsense
+    } else if age_ms <= REPEATS.as_millis() as i64 {
+        Shown::JustSpent
+    } else {
+        Shown::Spent
     }
 }
 
