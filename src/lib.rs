@@ -1,6 +1,5 @@
 //! Nexxus: a realtime synchronisation backend. `ARCHITECTURE.md` is the map; `pipeline` is the page to begin with.
 
-pub mod cli;
 pub mod config;
 
 pub mod pipeline;
@@ -13,4 +12,3 @@ pub mod messages;
 
 pub mod http;
 pub mod service;
-pub mod telemetry;

@@ -4,5 +4,4 @@
 mod harness;
 
 mod first_minute;
-mod real_tables;
 mod subscriptions;

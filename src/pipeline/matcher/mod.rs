@@ -6,8 +6,6 @@
 //! after, so that leaving is found as well as entering.
 
 mod index;
-#[cfg(test)]
-mod tests;
 
 use std::{
     collections::{HashMap, HashSet},

@@ -1,1 +1,0 @@
-//! The registry in sled, behind the journal.
