@@ -1,5 +1,6 @@
 //! Nexxus: a realtime synchronisation backend. `ARCHITECTURE.md` is the map; `pipeline` is the page to begin with.
 
+pub mod cli;
 pub mod config;
 
 pub mod pipeline;
@@ -12,3 +13,4 @@ pub mod messages;
 
 pub mod http;
 pub mod service;
+pub mod telemetry;

@@ -152,7 +152,8 @@ async fn open(config: Arc<Config>) -> Result<Domain, Failure> {
         writer: Route::new(&*writer.queue, writer.partitions),
         transport_manager: Route::new(&*transport_manager.queue, transport_manager.partitions),
     });
-    Ok(Domain { config, backends, catalog, identity, routes, readiness: Readiness::default() })
+    let (readiness, cursors) = (Readiness::default(), Arc::default());
+    Ok(Domain { config, backends, catalog, identity, routes, readiness, cursors })
 }
 
 /// Writes a file so that readers see the old or the new one, never a part.

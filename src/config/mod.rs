@@ -1,18 +1,408 @@
-//! The configuration (its builder lands it).
+//! The settings, typed and valid at the door. `packaging/nexxus.toml` says what each is for.
 
+mod load;
+mod value;
+
+use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, str::FromStr};
+
+use nexxus_storage::open::Settings;
+use serde::Deserialize;
+
+pub use load::{ConfigError, DEFAULTS, Layers, Source, Sources, USUAL_FILE};
+/// `data.dir` where nothing else is said.
+pub const DEFAULT_DATA_DIR: &str = "data";
+
+pub use value::{Duration, Size};
+
+/// All settings of a process.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Config {
-    pub workers: Workers,
+    pub api: Api,
+    pub server: Server,
+    pub data: Data,
+    pub history: History,
+    pub devices: Devices,
+    pub auth: Auth,
     pub limits: Limits,
+    pub log: Log,
+    pub workers: Workers,
+    pub message_queue: Adapter,
+    pub change_log: Adapter,
+    pub registry: Adapter,
+    pub database: Adapter,
+    /// What this process does; everything unless `--role` says otherwise.
+    #[serde(skip, default = "Role::all")]
+    pub roles: BTreeSet<Role>,
 }
-pub struct Workers {
-    pub writer: W,
-    pub transport_manager: W,
-    pub websocket: W,
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Api {
+    pub listen: SocketAddr,
 }
-pub struct W {
-    pub prefetch: usize,
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Server {
+    pub shutdown_timeout: Duration,
 }
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Data {
+    pub dir: PathBuf,
+    pub segment_bytes: Size,
+    pub overlay_bytes: Size,
+    pub index_writer_bytes: Size,
+    pub commit_every: Duration,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct History {
+    pub max_age: Duration,
+    pub max_bytes: Size,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Devices {
+    pub keep_for: Duration,
+    pub keep_for_max: Duration,
+}
+
+#[derive(Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Auth {
+    /// Empty: made at the first start.
+    pub admin_token: String,
+    /// Empty: made at the first start.
+    pub jwt_secret: String,
+    pub token_ttl: Duration,
+    pub refresh_ttl: Duration,
+}
+
+impl std::fmt::Debug for Auth {
+    /// Without the secrets.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Auth").field("token_ttl", &self.token_ttl).field("refresh_ttl", &self.refresh_ttl).finish()
+    }
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Limits {
-    pub document_bytes: usize,
-    pub connection_buffer_bytes: usize,
+    pub enabled: bool,
+    pub body_bytes: Size,
+    pub document_bytes: Size,
+    pub subscriptions_per_device: usize,
+    pub connection_buffer_bytes: Size,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Log {
+    pub level: String,
+    pub format: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Workers {
+    pub writer: Stage,
+    pub transport_manager: Stage,
+    pub websocket: Transport,
+    pub sse: Unbuilt,
+    pub mqtt: Unbuilt,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Stage {
+    pub enabled: bool,
+    pub instances: u32,
+    pub queue: String,
+    pub prefetch: usize,
+    pub auto_ack: bool,
+    pub partitions: u32,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Transport {
+    pub enabled: bool,
+    pub queue: String,
+    pub prefetch: usize,
+    pub auto_ack: bool,
+    pub port: u16,
+}
+
+/// A transport that is reserved.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Unbuilt {
+    pub enabled: bool,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Adapter {
+    pub adapter: String,
+}
+
+/// What a process can do (`--role`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Role {
+    Api,
+    Writer,
+    TransportManager,
+    Websocket,
+}
+
+impl Role {
+    pub const NAMES: [(&str, Role); 4] = [
+        ("api", Role::Api),
+        ("writer", Role::Writer),
+        ("transport-manager", Role::TransportManager),
+        ("websocket", Role::Websocket),
+    ];
+
+    pub fn all() -> BTreeSet<Role> {
+        Self::NAMES.into_iter().map(|(_, role)| role).collect()
+    }
+}
+
+impl FromStr for Role {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let found = Self::NAMES.into_iter().find(|(name, _)| *name == text);
+        found.map(|(_, role)| role).ok_or_else(|| {
+            format!("there is no role {text}; the roles are {}", Self::NAMES.map(|(name, _)| name).join(", "))
+        })
+    }
+}
+
+impl Config {
+    pub fn load(sources: &Sources) -> Result<(Self, Layers), ConfigError> {
+        let layers = Layers::merge(sources)?;
+        let config: Self = serde_path_to_error::deserialize(layers.to_table()).map_err(|error| {
+            let key = error.path().to_string();
+            ConfigError(format!("`{key}` ({}): {}", layers.source(&key), error.inner().message()))
+        })?;
+        config.check(&layers)?;
+        Ok((config, layers))
+    }
+
+    /// What the types cannot say.
+    fn check(&self, layers: &Layers) -> Result<(), ConfigError> {
+        let refuse = |key: &str, why: &str| Err(ConfigError(format!("`{key}` ({}): {why}", layers.source(key))));
+        if self.workers.sse.enabled {
+            return refuse("workers.sse.enabled", "this transport is not built yet");
+        }
+        if self.workers.mqtt.enabled {
+            return refuse("workers.mqtt.enabled", "this transport is not built yet");
+        }
+        for (name, stage) in [("writer", &self.workers.writer), ("transport_manager", &self.workers.transport_manager)]
+        {
+            let key = |setting: &str| format!("workers.{name}.{setting}");
+            if stage.auto_ack {
+                return refuse(
+                    &key("auto_ack"),
+                    "what a crash interrupts would be lost; only transports may, which heal from the change log",
+                );
+            }
+            if !stage.enabled {
+                return refuse(&key("enabled"), "with embedded queues nobody else could do its work");
+            }
+            if !(1..=1024).contains(&stage.partitions) {
+                return refuse(&key("partitions"), "1 to 1024 are allowed");
+            }
+            if stage.instances != stage.partitions {
+                return refuse(
+                    &key("instances"),
+                    "with embedded queues one process works on all partitions: say the same number as in partitions",
+                );
+            }
+            if stage.queue.is_empty() || stage.queue.ends_with(".dead") {
+                return refuse(&key("queue"), "a name is needed that does not end in .dead");
+            }
+            if !(1..=100_000).contains(&stage.prefetch) {
+                return refuse(&key("prefetch"), "1 to 100000 are allowed");
+            }
+        }
+        if self.workers.writer.queue == self.workers.transport_manager.queue {
+            return refuse("workers.transport_manager.queue", "it is the writer's");
+        }
+        if !(1..=100_000).contains(&self.workers.websocket.prefetch) {
+            return refuse("workers.websocket.prefetch", "1 to 100000 are allowed");
+        }
+        let sizes = [
+            ("data.segment_bytes", self.data.segment_bytes, 1 << 20, 1 << 30),
+            ("data.overlay_bytes", self.data.overlay_bytes, 1 << 20, 1 << 36),
+            ("data.index_writer_bytes", self.data.index_writer_bytes, 15 << 20, 4 << 30),
+            ("limits.body_bytes", self.limits.body_bytes, 1 << 10, 1 << 26),
+            ("limits.document_bytes", self.limits.document_bytes, 1 << 10, 1 << 24),
+            ("limits.connection_buffer_bytes", self.limits.connection_buffer_bytes, 1 << 10, 1 << 26),
+        ];
+        for (key, size, least, most) in sizes {
+            if !(least..=most).contains(&size.0) {
+                return refuse(key, &format!("{} to {} are allowed", Size(least), Size(most)));
+            }
+        }
+        // A command holds the whole document, and a record never spans two segments.
+        if self.data.segment_bytes.0 < 4 * self.limits.document_bytes.0.max(self.limits.body_bytes.0) {
+            return refuse("data.segment_bytes", "at least four times the largest body and document");
+        }
+        if self.data.commit_every.0.is_zero() {
+            return refuse("data.commit_every", "more than nothing is needed");
+        }
+        if self.devices.keep_for > self.devices.keep_for_max {
+            return refuse("devices.keep_for", "it is more than devices.keep_for_max");
+        }
+        if self.auth.token_ttl.as_secs() == 0 || self.auth.refresh_ttl < self.auth.token_ttl {
+            return refuse("auth.refresh_ttl", "tokens last at least a second, and logins at least as long as tokens");
+        }
+        if !self.auth.jwt_secret.is_empty() && self.auth.jwt_secret.len() < 32 {
+            return refuse("auth.jwt_secret", "at least 32 characters are needed");
+        }
+        if !self.auth.admin_token.is_empty() && self.auth.admin_token.len() < 16 {
+            return refuse("auth.admin_token", "at least 16 characters are needed");
+        }
+        Ok(())
+    }
+
+    /// Whether this process has a role.
+    pub fn runs(&self, role: Role) -> bool {
+        self.roles.contains(&role) && (role != Role::Websocket || self.workers.websocket.enabled)
+    }
+
+    /// Limits the process to some roles.
+    pub fn with_roles(mut self, roles: BTreeSet<Role>) -> Result<Self, ConfigError> {
+        if roles != Role::all() {
+            return Err(ConfigError(
+                "`--role`: roles in separate processes need shared engines, and these are embedded ones: leave it out"
+                    .to_owned(),
+            ));
+        }
+        self.roles = roles;
+        Ok(self)
+    }
+
+    /// The WebSocket's own address, where it has one.
+    pub fn websocket_listen(&self) -> Option<SocketAddr> {
+        let port = self.workers.websocket.port;
+        (port != 0).then(|| SocketAddr::new(self.api.listen.ip(), port))
+    }
+
+    /// What the storage needs to know.
+    pub fn storage(&self) -> Settings {
+        Settings {
+            queues: self.message_queue.adapter.clone(),
+            change_log: self.change_log.adapter.clone(),
+            registry: self.registry.adapter.clone(),
+            documents: self.database.adapter.clone(),
+            dir: self.data.dir.clone(),
+            segment_bytes: self.data.segment_bytes.0 as u32,
+            history_age: self.history.max_age.into(),
+            history_bytes: self.history.max_bytes.0,
+            overlay_bytes: self.data.overlay_bytes.bytes(),
+            index_writer_bytes: self.data.index_writer_bytes.bytes(),
+            commit_every: self.data.commit_every.into(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(file: &str, environment: &[(&str, &str)], flags: &[(&str, &str)]) -> Result<Config, String> {
+        let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        let sources = Sources {
+            file: Some(("nexxus.toml".into(), file.into())),
+            environment: environment.iter().map(own).collect(),
+            flags: flags.iter().map(|(key, value)| (format!("--{key}"), (*key).into(), (*value).into())).collect(),
+        };
+        Config::load(&sources).map(|(config, _)| config).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_later_source_wins() {
+        let file = "[workers.writer]\nprefetch = 10\n[data]\ndir = \"from-file\"\n";
+        let environment = [("NEXXUS_WORKERS__WRITER__PREFETCH", "20"), ("NEXXUS_URL", "http://ignored")];
+        let config = load(file, &environment, &[("data.dir", "from-flag")]).expect("valid");
+        assert_eq!(config.workers.writer.prefetch, 20);
+        assert_eq!(config.data.dir, PathBuf::from("from-flag"));
+        assert_eq!(config.devices.keep_for.as_secs(), 120);
+    }
+
+    #[test]
+    fn a_mistake_names_the_key_the_place_and_what_is_allowed() {
+        for (file, environment, said) in [
+            ("[api]\nlisten = 3000\n", vec![], "`api.listen` (nexxus.toml, line 2) has to be a text in quotes"),
+            (
+                "[api]\nlistn = \"x\"\n",
+                vec![],
+                "unknown setting `api.listn` (nexxus.toml, line 2): there is no `listn`; [api] knows listen",
+            ),
+            ("[apy]\nlisten = \"x\"\n", vec![], "the sections are api, "),
+            ("[api]\nlisten = \"nowhere\"\n", vec![], "`api.listen` (nexxus.toml, line 2): invalid socket address"),
+            (
+                "",
+                vec![("NEXXUS_WORKERS__WRITER__PREFETCH", "many")],
+                "`workers.writer.prefetch` (variable NEXXUS_WORKERS__WRITER__PREFETCH) has to be a whole number",
+            ),
+            (
+                "[server]\nshutdown_timeout = \"soon\"\n",
+                vec![],
+                "`server.shutdown_timeout` (nexxus.toml, line 2): a duration is",
+            ),
+            ("[workers.mqtt]\nenabled = true\n", vec![], "not built yet"),
+            ("[workers.writer]\nauto_ack = true\n", vec![], "would be lost"),
+            ("[workers.writer]\nprefetch = 0\n", vec![], "1 to 100000 are allowed"),
+            (
+                "[log]\nformat = \"xml\"\n",
+                vec![],
+                "`log.format` (nexxus.toml, line 2): unknown variant `xml`, expected `text` or `json`",
+            ),
+            ("[data]\nindex_writer_bytes = \"1MiB\"\n", vec![], "15MiB to 4GiB are allowed"),
+            ("[auth]\njwt_secret = \"short\"\n", vec![], "at least 32 characters"),
+            ("nonsense", vec![], "nexxus.toml: "),
+        ] {
+            let error = load(file, &environment, &[]).expect_err(file);
+            assert!(error.contains(said), "{error}\ndoes not say\n{said}");
+            assert!(!error.contains("short"), "a secret is shown");
+        }
+    }
+
+    #[test]
+    fn every_setting_of_the_defaults_file_has_a_sentence() {
+        // The types refuse what they do not know, and what is missing: the file and they agree already.
+        load("", &[], &[]).expect("the defaults are valid");
+        let mut explained = false;
+        let mut sections: BTreeSet<String> = BTreeSet::new();
+        for line in DEFAULTS.lines() {
+            match line.trim() {
+                line if line.starts_with('#') => explained = true,
+                line if line.starts_with('[') => {
+                    sections.insert(line.to_owned());
+                    explained = false;
+                }
+                line if line.contains('=') => {
+                    // What transport_manager shares with writer is said there.
+                    let is_said = sections.contains("[workers.transport_manager]") && !line.starts_with("enabled");
+                    assert!(explained || is_said, "no sentence before {line}");
+                }
+                _ => explained = false,
+            }
+        }
+    }
 }

@@ -242,3 +242,122 @@ pub fn progress(offset: Offset) -> Bytes {
 pub fn to_text(frame: &impl Serialize) -> Bytes {
     serde_json::to_vec(frame).map(Bytes::from).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::catalog;
+    use nexxus_storage::{
+        model::{Timestamp, change::Before, patch::Op, problem::ProblemKind},
+        registry::records,
+    };
+    use serde_json::{Value, json};
+
+    fn application() -> Application {
+        let record: records::Application = serde_json::from_value(json!({
+            "id": "a", "name": "a", "authEnabled": true, "allowMultipleLogin": true, "offset": Offset::new(1, 1),
+            "createdAt": "2026-01-01T00:00:00.000Z", "updatedAt": "2026-01-01T00:00:00.000Z",
+            "schema": { "task": { "title": { "type": "string" }, "cost": { "type": "number", "hidden": true } } },
+        }))
+        .expect("a record");
+        catalog::Application::compile(record).expect("a valid application")
+    }
+
+    fn document(version: u64) -> Document {
+        serde_json::from_value(json!({
+            "id": "d", "type": "task", "appId": "a", "userId": "u", "createdAt": "2026-01-01T00:00:00.000Z",
+            "updatedAt": "2026-01-01T00:00:00.000Z", "version": version, "title": "x", "cost": 5,
+        }))
+        .expect("a document")
+    }
+
+    fn entry(event: Event) -> Entry {
+        Entry { offset: Offset::new(1, 7), change_id: ChangeId::generate(), time: Timestamp::now(), event }
+    }
+
+    fn update() -> Entry {
+        let patches =
+            ["title", "cost"].map(|name| Patch { op: Op::Replace, path: vec![name.into()], value: vec![json!(1)] });
+        let before = Before { updated_at: Timestamp::now(), user: None, fields: Vec::new() };
+        entry(Event::Updated { document: document(2), before, patches: patches.into() })
+    }
+
+    fn frame_of(entry: &Entry, steps: &[(&str, Step, bool)]) -> Value {
+        let steps: Vec<(Arc<str>, Step, bool)> =
+            steps.iter().map(|(channel, step, privileged)| ((*channel).into(), *step, *privileged)).collect();
+        let audience = Audience::of(steps.iter().map(|(channel, step, privileged)| (channel, *step, *privileged)));
+        let application = application();
+        let text = Frames::of(&application, entry).change(&audience).expect("a frame");
+        serde_json::from_slice(&text).expect("JSON")
+    }
+
+    #[test]
+    fn hidden_fields_are_for_the_privileged() {
+        let created = entry(Event::Created { document: document(1) });
+        let shown = frame_of(&created, &[("c", Step::Created, false)]);
+        assert_eq!(shown["data"]["title"], "x");
+        assert_eq!(shown["data"].get("cost"), None);
+        assert_eq!(shown["metadata"], json!({ "id": "d", "type": "task", "version": 1, "channels": ["c"] }));
+        assert_eq!(shown["offset"], "00000001-0000000000000007");
+        assert_eq!(frame_of(&created, &[("c", Step::Created, true)])["data"]["cost"], 5);
+
+        let paths = |frame: &Value| {
+            frame["data"].as_array().map(|data| data.iter().map(|patch| patch["path"].clone()).collect::<Vec<_>>())
+        };
+        assert_eq!(paths(&frame_of(&update(), &[("c", Step::Stayed, false)])), Some(vec![json!(["title"])]));
+        assert_eq!(
+            paths(&frame_of(&update(), &[("c", Step::Stayed, true)])),
+            Some(vec![json!(["title"]), json!(["cost"])])
+        );
+    }
+
+    #[test]
+    fn entering_and_leaving_are_listed_by_channel() {
+        let frame = frame_of(
+            &update(),
+            &[
+                ("z", Step::Stayed, false),
+                ("b", Step::Entered { unreadable: false }, false),
+                ("a", Step::Left { unreadable: false }, false),
+            ],
+        );
+        assert_eq!(frame["metadata"]["channels"], json!(["b", "z"]));
+        assert_eq!(frame["metadata"]["entered"], json!(["b"]));
+        assert_eq!(frame["metadata"]["left"], json!(["a"]));
+        assert_eq!(frame["document"]["title"], "x");
+        assert_eq!(frame["document"].get("cost"), None);
+        assert_eq!(
+            frame["data"][0]["metadata"],
+            json!({ "id": "d", "type": "task", "version": 2, "channels": ["b", "z"] })
+        );
+        assert_eq!(frame_of(&update(), &[("z", Step::Stayed, false)]).get("document"), None);
+    }
+
+    #[test]
+    fn what_may_not_be_read_is_not_shown() {
+        let left = frame_of(&update(), &[("c", Step::Left { unreadable: true }, false)]);
+        assert_eq!((&left["data"], left.get("document")), (&json!([]), None));
+        let entered = frame_of(&update(), &[("c", Step::Entered { unreadable: true }, false)]);
+        assert_eq!(entered["data"], json!([]));
+        assert_eq!(entered["document"]["title"], "x");
+    }
+
+    #[test]
+    fn a_delete_names_the_document_and_counts_as_a_version() {
+        let deleted =
+            frame_of(&entry(Event::Deleted { document: document(3), version: 4 }), &[("c", Step::Deleted, false)]);
+        assert_eq!(deleted["data"], json!({ "appId": "a", "userId": "u", "type": "task", "id": "d" }));
+        assert_eq!(deleted["metadata"]["version"], 4);
+    }
+
+    #[test]
+    fn a_refusal_says_which_change_and_which_document() {
+        let change = ChangeId::generate();
+        let subject = serde_json::from_value(json!({ "type": "task", "id": "d" })).expect("a subject");
+        let text =
+            change_rejected(change, Some(&subject), &Problem::new(ProblemKind::Exists, "taken"), Offset::new(1, 2));
+        let frame: Value = serde_json::from_slice(&text).expect("JSON");
+        assert_eq!(frame["metadata"], json!({ "changeId": change, "id": "d", "type": "task" }));
+        assert_eq!(frame["data"]["type"], "exists");
+    }
+}

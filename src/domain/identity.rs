@@ -1,8 +1,45 @@
 //! Who asks: tokens, sessions, and their end.
+//!
+//! A token is a JWT that names its user, device and session ([`sessions`] issues them). It holds only while the registry holds
+//! the session and the user: what was checked is remembered in a bounded [`cache`], and the registry's feed, which is read
+//! before every answer from it, takes out what was revoked. So a revocation holds at once, in every process.
 
-use nexxus_storage::model::{AppId, Caller, DeviceId, Problem, Timestamp, UserId};
+mod cache;
+mod secrets;
+mod sessions;
 
-use super::Application;
+use std::{sync::Arc, time::Duration};
+
+use jsonwebtoken::Algorithm;
+use nexxus_storage::{
+    Registry, Result,
+    model::{AppId, Caller, DeviceId, Problem, Timestamp, UserId, problem::ProblemKind},
+    registry::{
+        Feed, Key, Kind, News,
+        records::{self, decode},
+    },
+};
+use parking_lot::Mutex;
+use tokio::sync::broadcast;
+use tracing::warn;
+
+pub use self::sessions::Issued;
+pub(super) use self::sessions::in_calls;
+use self::{
+    cache::{Cache, Subject},
+    secrets::Secrets,
+    sessions::Claims,
+};
+use super::{Application, passwords::Passwords};
+use crate::{
+    config::Config,
+    service::{Failure, Stop},
+};
+
+/// Longest token that is looked at.
+const TOKEN_BYTES: usize = 4096;
+/// Revocations that a receiver may be behind.
+const REVOCATIONS: usize = 1024;
 
 /// A caller whose token was checked.
 #[derive(Debug, Clone, PartialEq)]
@@ -22,37 +59,259 @@ pub enum Revoked {
     User(AppId, UserId),
     Device(AppId, DeviceId),
     Session(AppId, String),
+    /// What was revoked is no longer known: everything that is held has to be checked anew.
+    Unknown,
 }
 
 /// Checks and issues tokens. Keeps checked ones in a bounded cache that the registry's feed clears, so that a revocation holds
 /// at once.
-pub struct Identity {}
+pub struct Identity {
+    registry: Arc<dyn Registry>,
+    secrets: Secrets,
+    token_ttl: Duration,
+    refresh_ttl: Duration,
+    feed: tokio::sync::Mutex<Box<dyn Feed>>,
+    cache: Mutex<Cache>,
+    revocations: broadcast::Sender<Revoked>,
+    pub(super) passwords: Passwords,
+}
+
+/// What ends tokens, or changes what they stand for.
+const KINDS: [Kind; 4] = [Kind::Application, Kind::User, Kind::Device, Kind::Session];
 
 impl Identity {
+    /// Takes the secrets from the configuration or the registry; makes them at the first start. The admin token is also written
+    /// to `admin_token` in the data directory, for the command line on the same machine.
+    pub async fn open(registry: Arc<dyn Registry>, config: &Config) -> Result<Arc<Self>, Failure> {
+        let secrets = Secrets::open(&*registry, config).await?;
+        let feed = tokio::sync::Mutex::new(registry.feed(&KINDS).await?);
+        Ok(Arc::new(Self {
+            registry,
+            secrets,
+            token_ttl: config.auth.token_ttl.into(),
+            refresh_ttl: config.auth.refresh_ttl.into(),
+            feed,
+            cache: Mutex::default(),
+            revocations: broadcast::channel(REVOCATIONS).0,
+            passwords: Passwords::default(),
+        }))
+    }
+
     /// Who a request or connection is from. `token`: what followed `Bearer`; `device`: the `nxx-device-id` it came with. A token
     /// that is bound to a device does not work for another one. Without a token: nobody in particular (rules decide); with a
     /// bad one 401.
     pub async fn authenticate(
         &self,
-        _app: &Application,
-        _token: Option<&str>,
-        _device: Option<&DeviceId>,
+        app: &Application,
+        token: Option<&str>,
+        device: Option<&DeviceId>,
     ) -> Result<Identified, Problem> {
-        todo!()
+        let is_admin = token.is_some_and(|token| self.is_admin(token));
+        let token = match token {
+            Some(token) if !is_admin && app.record.auth_enabled => token,
+            _ => return Ok(without_session(app, is_admin, device)),
+        };
+        self.take_in_news().await?;
+        let key = cache_key(token, device);
+        let known = self.cache.lock().get(&key).filter(|known| known.app == *app.id());
+        let identified = match known {
+            Some(known) => known,
+            None => self.verify(app, token, device, key).await?,
+        };
+        match identified.expires_at {
+            Some(expires_at) if expires_at <= Timestamp::now() => Err(unauthorized("the token has expired")),
+            _ => Ok(identified),
+        }
     }
 
     /// The application that a token names, unchecked: to find what to check it by.
-    pub fn application_of(&self, _token: &str) -> Option<AppId> {
-        todo!()
+    pub fn application_of(&self, token: &str) -> Option<AppId> {
+        let claims: Claims = jsonwebtoken::dangerous::insecure_decode_claims(token).ok()?;
+        Some(claims.app)
     }
 
     /// Whether this is the admin token (compared in constant time).
-    pub fn is_admin(&self, _token: &str) -> bool {
-        todo!()
+    pub fn is_admin(&self, token: &str) -> bool {
+        self.secrets.is_admin(token)
     }
 
     /// What is revoked from now on. A receiver that lags has to check all that it holds anew.
-    pub fn revocations(&self) -> tokio::sync::broadcast::Receiver<Revoked> {
-        todo!()
+    pub fn revocations(&self) -> broadcast::Receiver<Revoked> {
+        self.revocations.subscribe()
     }
+
+    /// Tells of revocations as they come, until told to stop.
+    pub async fn follow(self: Arc<Self>, stop: Stop) -> Result<(), Failure> {
+        // A feed of its own, so that waiting holds no lock against those who check tokens.
+        let mut wake = self.registry.feed(&KINDS).await?;
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                changed = wake.changed() => changed?,
+            }
+            wake.read().await?;
+            self.take_in_news().await?;
+        }
+    }
+
+    async fn verify(
+        &self,
+        app: &Application,
+        token: &str,
+        device: Option<&DeviceId>,
+        key: Arc<str>,
+    ) -> Result<Identified, Problem> {
+        let claims = self.claims_of(token)?;
+        if claims.app != *app.id() {
+            return Err(unauthorized("the token is of another application"));
+        }
+        let acting = match device {
+            Some(device) if *device != claims.device && claims.bound => {
+                return Err(unauthorized(&format!("the token is bound to the device {}", claims.device)));
+            }
+            Some(device) => device.clone(),
+            None => claims.device.clone(),
+        };
+        let subjects = [
+            Subject::User(claims.app.clone(), claims.sub.clone()),
+            Subject::Session(claims.app.clone(), claims.sid.clone()),
+            Subject::Device(claims.app.clone(), acting.clone()),
+        ];
+        // Announced before the records are read: what is revoked meanwhile takes the announcement away.
+        let ticket = self.cache.lock().announce(key.clone(), subjects);
+        let outcome = self.look_up(claims, acting).await;
+        let mut cache = self.cache.lock();
+        match &outcome {
+            Ok(identified) => cache.complete(&key, ticket, identified.clone()),
+            Err(_) => cache.remove(&key),
+        }
+        outcome
+    }
+
+    fn claims_of(&self, token: &str) -> Result<Claims, Problem> {
+        if token.len() > TOKEN_BYTES {
+            return Err(unauthorized("the token is too long to be one"));
+        }
+        let mut validation = jsonwebtoken::Validation::new(Algorithm::HS256);
+        validation.leeway = 0;
+        validation.validate_aud = false;
+        match jsonwebtoken::decode::<Claims>(token, &self.secrets.decoding, &validation) {
+            Ok(data) => Ok(data.claims),
+            Err(error) => match error.kind() {
+                jsonwebtoken::errors::ErrorKind::ExpiredSignature => Err(unauthorized("the token has expired")),
+                _ => Err(unauthorized("not a token of this installation")),
+            },
+        }
+    }
+
+    /// What the claims stand for, as the registry has it now.
+    async fn look_up(&self, claims: Claims, acting: DeviceId) -> Result<Identified, Problem> {
+        let Claims { app, sub, device, sid, exp, .. } = claims;
+        let session: Option<(records::Session, u64)> = self.registry.load(&Key::session(&app, &device, &sid)).await?;
+        if session.is_none_or(|(session, _)| session.user != sub) {
+            return Err(unauthorized("the login of this token has ended"));
+        }
+        let user: Option<(records::User, u64)> = self.registry.load(&Key::user(&app, &sub)).await?;
+        let Some((user, _)) = user else { return Err(unauthorized("the user of this token is gone")) };
+        let registered: Option<(records::Device, u64)> = self.registry.load(&Key::device(&app, &acting)).await?;
+        if registered.is_some_and(|(registered, _)| registered.user.as_ref() != Some(&sub)) {
+            return Err(Problem::new(ProblemKind::Forbidden, format!("the device {acting} is not yours")));
+        }
+        let caller = Caller {
+            admin: user.facts.user_type.as_deref() == Some(ADMIN),
+            user: Some(sub),
+            facts: user.facts,
+            device: Some(acting),
+        };
+        Ok(Identified { app, caller, session: Some(sid), expires_at: sessions::at_second(exp) })
+    }
+
+    /// Takes out of the cache what was revoked or changed before this call, and tells of what was revoked.
+    async fn take_in_news(&self) -> Result<()> {
+        let mut feed = self.feed.lock().await;
+        for news in feed.read().await? {
+            match news {
+                News::Reload => {
+                    self.cache.lock().clear();
+                    self.tell(Revoked::Unknown);
+                }
+                News::Written { key, value } => {
+                    if let Some(revoked) = self.heard(&key, value.as_deref()) {
+                        self.tell(revoked);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn heard(&self, key: &Key, value: Option<&[u8]>) -> Option<Revoked> {
+        let mut cache = self.cache.lock();
+        if key.kind == Kind::Application {
+            let is_gone = match value {
+                Some(value) => decode::<records::Application>(key, value).is_ok_and(|record| record.deleted),
+                None => true,
+            };
+            return AppId::parse(&key.id).ok().filter(|_| is_gone).map(Revoked::Application);
+        }
+        let app = key.app.clone()?;
+        match key.kind {
+            Kind::User => {
+                let user = UserId::parse(&key.id).ok()?;
+                cache.forget(&Subject::User(app.clone(), user.clone()), |_| true);
+                value.is_none().then_some(Revoked::User(app, user))
+            }
+            Kind::Session if value.is_none() => {
+                let session = key.id.split_once('/')?.1.to_owned();
+                cache.forget(&Subject::Session(app.clone(), session.clone()), |_| true);
+                Some(Revoked::Session(app, session))
+            }
+            Kind::Device => {
+                let device = DeviceId::parse(&key.id).ok()?;
+                let record = value.and_then(|value| decode::<records::Device>(key, value).ok());
+                let is_revoked = record.as_ref().is_some_and(|record| record.revoked);
+                let owner = record.and_then(|record| record.user);
+                // A connect writes the record as well: what was checked for its user stays.
+                cache.forget(&Subject::Device(app.clone(), device.clone()), |known| known.caller.user != owner);
+                is_revoked.then_some(Revoked::Device(app, device))
+            }
+            _ => None,
+        }
+    }
+
+    fn tell(&self, revoked: Revoked) {
+        // Nobody is listening where this process has no transport.
+        let _n_listening = self.revocations.send(revoked);
+    }
+}
+
+/// The user type that is past all rules.
+pub const ADMIN: &str = "admin";
+
+/// The admin, or a caller without a token. In an application without users devices are named by whoever comes; elsewhere nobody in
+/// particular acts as no device.
+fn without_session(app: &Application, admin: bool, device: Option<&DeviceId>) -> Identified {
+    let device = device.filter(|_| admin || !app.record.auth_enabled).cloned();
+    let caller = Caller { admin, device, ..Caller::default() };
+    Identified { app: app.id().clone(), caller, session: None, expires_at: None }
+}
+
+fn cache_key(token: &str, device: Option<&DeviceId>) -> Arc<str> {
+    match device {
+        Some(device) => format!("{token} {device}").into(),
+        None => token.into(),
+    }
+}
+
+fn unauthorized(detail: &str) -> Problem {
+    Problem::new(ProblemKind::Unauthorized, detail)
+}
+
+/// Writes that are conditional on what was read are tried so often when others write the same record.
+pub(super) const RACES: usize = 20;
+
+/// A record was written by others each time.
+pub(super) fn lost_races(what: &str) -> Problem {
+    warn!(what, "a record is written by too many at once");
+    Problem::new(ProblemKind::Unavailable, format!("{what} is being changed by others, try again")).with_retry_after(1)
 }

@@ -4,11 +4,16 @@
 pub mod catalog;
 pub mod devices;
 pub mod identity;
+pub mod passwords;
 pub mod read;
 pub mod subscriptions;
+pub mod users;
 
 pub mod frame;
 pub mod view;
+
+pub mod form;
+pub mod problem;
 
 use std::sync::Arc;
 
@@ -28,4 +33,5 @@ pub struct Domain {
     pub identity: Arc<Identity>,
     pub routes: Arc<Routes>,
     pub readiness: Readiness,
+    pub cursors: Arc<devices::Cursors>,
 }

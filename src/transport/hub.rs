@@ -155,8 +155,8 @@ impl Hub {
                 revoked = revocations.recv() => revoked,
             };
             match revoked {
+                Ok(Revoked::Unknown) | Err(RecvError::Lagged(_)) => self.each(|_, connection| connection.recheck()),
                 Ok(revoked) => self.revoke(&revoked),
-                Err(RecvError::Lagged(_)) => self.each(|_, connection| connection.recheck()),
                 Err(RecvError::Closed) => return Err("the source of revocations has ended".into()),
             }
         }
@@ -177,6 +177,7 @@ impl Hub {
                 Revoked::User(of, user) => app == of && connection.user.as_ref() == Some(user),
                 Revoked::Device(of, device) => app == of && connection.device == *device,
                 Revoked::Session(of, session) => app == of && connection.session.as_ref() == Some(session),
+                Revoked::Unknown => false,
             };
             if is_hit {
                 connection.close(Close::Revoked);

@@ -133,7 +133,7 @@ impl Session {
             identified.caller.user.clone(),
             identified.session.clone(),
             Offset::default(),
-            domain.config.limits.connection_buffer_bytes,
+            domain.config.limits.connection_buffer_bytes.bytes(),
         );
         hub.attach(&app, &connection);
         let opened = async {
@@ -286,10 +286,10 @@ impl Session {
     }
 
     async fn subscribe(&mut self, data: Value) -> Result<Value, Problem> {
-        let request: subscriptions::Request = serde_json::from_value(data)
-            .map_err(|error| Problem::new(ProblemKind::Malformed, format!("data: {error}")))?;
+        let request = subscriptions::Request::parse(data)?;
         let application = self.application()?;
-        let subscribed = self.hub.domain.subscribe(&application, &self.identified, &self.device.id, request).await?;
+        let (domain, device) = (&self.hub.domain, Some(&self.device.id));
+        let subscribed = domain.subscribe(&application, &self.identified, device, request, None).await?;
         self.told = self.told.max(subscribed.offset);
         Ok(subscribed.to_json())
     }

@@ -4,6 +4,10 @@
 
 use std::fmt;
 
+use tracing::error;
+
+use crate::model::{Problem, problem::ProblemKind};
+
 /// The result of every call to a backend.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -87,6 +91,27 @@ impl Error {
     /// Whether the same call may succeed later without anybody changing anything.
     pub fn is_transient(&self) -> bool {
         matches!(self.kind, ErrorKind::Unavailable | ErrorKind::Timeout | ErrorKind::Full | ErrorKind::DiskFull)
+    }
+}
+
+impl From<Error> for Problem {
+    /// What a failed backend is to whoever asked for something. What nobody outside can do anything about is told to the log
+    /// and not to them.
+    fn from(error: Error) -> Self {
+        let kind = match error.kind {
+            // Fenced: another writer has taken over; Conflict: lost a race for a record. The same call may succeed now.
+            ErrorKind::Unavailable | ErrorKind::Full | ErrorKind::Fenced | ErrorKind::Conflict => {
+                return Problem::new(ProblemKind::Unavailable, error.to_string()).with_retry_after(1);
+            }
+            ErrorKind::Timeout => ProblemKind::Timeout,
+            ErrorKind::DiskFull => ProblemKind::DiskFull,
+            ErrorKind::Gone => ProblemKind::Gone,
+            ErrorKind::Corrupt | ErrorKind::Invalid | ErrorKind::Unsupported | ErrorKind::Internal => {
+                error!(%error, "a backend failed");
+                return Problem::new(ProblemKind::Internal, "the request could not be carried out");
+            }
+        };
+        Problem::new(kind, error.to_string())
     }
 }
 

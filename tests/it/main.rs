@@ -4,4 +4,5 @@
 mod harness;
 
 mod first_minute;
+mod real_tables;
 mod subscriptions;

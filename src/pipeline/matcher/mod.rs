@@ -6,6 +6,8 @@
 //! after, so that leaving is found as well as entering.
 
 mod index;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{HashMap, HashSet},

@@ -169,7 +169,7 @@ impl Lane {
             caller: &command.body.caller,
             change: command.id,
             now: self.now(),
-            document_bytes: self.domain.config.limits.document_bytes,
+            document_bytes: self.domain.config.limits.document_bytes.bytes(),
         };
         match &command.body.intent {
             Intent::Create { model, id, owner, fields, .. } => {

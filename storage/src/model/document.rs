@@ -1,6 +1,12 @@
 //! One instance of a model, with the fields that every document has.
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _, ser::SerializeMap};
+use std::fmt;
+
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{Error as _, MapAccess, Visitor},
+    ser::SerializeMap,
+};
 use serde_json::{Map, Value};
 
 use super::{AppId, DocumentId, ModelName, Timestamp, UserId, schema::UNIVERSAL_FIELDS};
@@ -50,31 +56,47 @@ impl Serialize for Document {
 
 impl<'de> Deserialize<'de> for Document {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(rename_all = "camelCase")]
-        struct Flat {
-            id: DocumentId,
-            r#type: ModelName,
-            app_id: AppId,
-            #[serde(default)]
-            user_id: Option<UserId>,
-            created_at: Timestamp,
-            updated_at: Timestamp,
-            version: u64,
+        deserializer.deserialize_map(Flat)
+    }
+}
+
+/// Reads a document member by member: serde's `flatten` would buffer all of them first, and documents are read all the time.
+struct Flat;
+
+impl<'de> Visitor<'de> for Flat {
+    type Value = Document;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a document")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Document, A::Error> {
+        let (mut id, mut model, mut app, mut user) = (None, None, None, None);
+        let (mut created_at, mut updated_at, mut version) = (None, None, None);
+        let mut fields = Map::new();
+        while let Some(name) = map.next_key::<String>()? {
+            match name.as_str() {
+                "id" => id = Some(map.next_value()?),
+                "type" => model = Some(map.next_value()?),
+                "appId" => app = Some(map.next_value()?),
+                "userId" => user = map.next_value()?,
+                "createdAt" => created_at = Some(map.next_value()?),
+                "updatedAt" => updated_at = Some(map.next_value()?),
+                "version" => version = Some(map.next_value()?),
+                _ => {
+                    fields.insert(name, map.next_value()?);
+                }
+            }
         }
-        // One pass into a map, then the universal fields out of it: cheaper than serde's flatten, which buffers twice.
-        let mut fields = Map::<String, Value>::deserialize(deserializer)?;
-        let universal: Map<String, Value> =
-            UNIVERSAL_FIELDS.iter().filter_map(|name| fields.remove_entry(*name)).collect();
-        let flat: Flat = serde_json::from_value(Value::Object(universal)).map_err(D::Error::custom)?;
-        Ok(Self {
-            app: flat.app_id,
-            model: flat.r#type,
-            id: flat.id,
-            user: flat.user_id,
-            created_at: flat.created_at,
-            updated_at: flat.updated_at,
-            version: flat.version,
+        let missing = A::Error::missing_field;
+        Ok(Document {
+            app: app.ok_or_else(|| missing("appId"))?,
+            model: model.ok_or_else(|| missing("type"))?,
+            id: id.ok_or_else(|| missing("id"))?,
+            user,
+            created_at: created_at.ok_or_else(|| missing("createdAt"))?,
+            updated_at: updated_at.ok_or_else(|| missing("updatedAt"))?,
+            version: version.ok_or_else(|| missing("version"))?,
             fields,
         })
     }
@@ -95,5 +117,22 @@ mod tests {
         assert_eq!(document.field(&["meta".into(), "tags".into()]), Some(&json!(["a"])));
         assert_eq!(document.field(&["title".into(), "x".into()]), None);
         assert_eq!(serde_json::to_value(&document).expect("json"), flat);
+    }
+
+    #[test]
+    fn only_the_owner_may_be_missing() {
+        let flat = json!({
+            "id": "d1", "type": "task", "appId": "a", "createdAt": "2026-11-24T17:11:29.123Z",
+            "updatedAt": "2026-11-24T17:11:30.000Z", "version": 3,
+        });
+        let read = |flat: &Value| serde_json::from_value::<Document>(flat.clone());
+        assert_eq!(read(&flat).expect("a document").user, None);
+        for name in ["id", "type", "appId", "createdAt", "updatedAt", "version"] {
+            let mut without = flat.clone();
+            without.as_object_mut().and_then(|members| members.remove(name)).expect("a member");
+            let error = read(&without).expect_err("refused").to_string();
+            assert!(error.contains(name), "{error}");
+        }
+        assert!(read(&json!([])).is_err());
     }
 }

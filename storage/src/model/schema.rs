@@ -98,6 +98,15 @@ pub struct Model {
     has_hidden: bool,
 }
 
+/// Why a filter or a sort cannot name a field.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum UnusableField {
+    #[error("unknown field")]
+    Unknown,
+    #[error("the field is not filterable")]
+    NotFilterable,
+}
+
 /// The models of an application. Made by [`Schema::parse`], so it is always valid.
 #[derive(Debug, Clone, PartialEq, Default, Serialize)]
 #[serde(transparent)]
@@ -120,7 +129,8 @@ impl Schema {
 
     /// Where the step to another schema can make stored documents invalid: removed models and fields, other types, narrower
     /// limits, what is newly required without a default. Each with a JSON Pointer below the schema. Empty when every document
-    /// that fits this schema fits the next one.
+    /// that fits this schema fits the next one, but for one thing that the contract always allows: a string that becomes
+    /// `filterable` while a document has more than 8 KiB in it; such a document has to shorten it with its next change.
     pub fn conflicts(&self, next: &Schema) -> Vec<FieldError> {
         conflicts::between(self, next)
     }
@@ -233,6 +243,20 @@ impl Model {
         found
     }
 
+    /// What a filter or a sort of a caller may name: a universal or filterable field at a dotted path. Hidden fields look unknown
+    /// to all but `privileged` callers.
+    pub fn filter_field(&self, path: &str, privileged: bool) -> Result<super::filter::Field, UnusableField> {
+        if let Some(field) = super::filter::Field::universal(path) {
+            return Ok(field);
+        }
+        match self.lookup(path.split('.')) {
+            Some((field, hidden)) if privileged || !hidden => {
+                field.as_filter_field(path).ok_or(UnusableField::NotFilterable)
+            }
+            _ => Err(UnusableField::Unknown),
+        }
+    }
+
     /// The definition at a path through objects, and whether it is hidden or lies within something hidden.
     pub(crate) fn lookup<'p>(&self, path: impl IntoIterator<Item = &'p str>) -> Option<(&Field, bool)> {
         let mut names = path.into_iter();
@@ -267,7 +291,7 @@ impl Field {
     }
 
     /// What filters need to know of it, standing at this path; none when they may not name it.
-    pub(crate) fn as_filter_field(&self, path: &str) -> Option<super::filter::Field> {
+    fn as_filter_field(&self, path: &str) -> Option<super::filter::Field> {
         let kind = self.kind().filter(|_| self.filterable)?;
         let is_array = self.field_type == FieldType::Array;
         Some(super::filter::Field { path: path.into(), kind, is_array, is_universal: false })
@@ -294,5 +318,7 @@ fn hide_fields(fields: &mut Map<String, Value>, definitions: &BTreeMap<String, F
     });
 }
 
+#[cfg(test)]
+mod properties;
 #[cfg(test)]
 mod tests;

@@ -86,6 +86,9 @@ pub struct Device {
     /// Raised by every connection; its expiry is conditional on it.
     #[serde(default)]
     pub generation: u64,
+    /// Its connections have to end now: set when the device is removed or disconnected on purpose, cleared when it connects.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub revoked: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -131,6 +134,14 @@ pub struct Session {
     pub device: DeviceId,
     /// SHA-256 of the refresh token, in hex.
     pub refresh_hash: String,
+    /// The same of the refresh token before it: who shows that one has a copy, or lost an answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous_hash: Option<String>,
+    /// The device came with the login: tokens of the session work for that one alone. Otherwise for every device of the user.
+    #[serde(default)]
+    pub bound: bool,
+    pub created_at: Timestamp,
+    pub refreshed_at: Timestamp,
     pub expires_at: Timestamp,
 }
 
@@ -253,7 +264,7 @@ impl Write {
     }
 }
 
-impl dyn Registry {
+impl dyn Registry + '_ {
     /// A record and its revision.
     pub async fn load<T: Typed>(&self, key: &Key) -> Result<Option<(T, u64)>> {
         match self.get(key).await? {

@@ -109,7 +109,7 @@ impl Log {
         &self,
         journal: &Journal,
         tail: Offset,
-        entries: Vec<Entry>,
+        entries: &[Arc<Entry>],
         payloads: Vec<Vec<u8>>,
     ) -> Result<(Vec<LogEntry>, usize)> {
         let mut held = self.held.lock();
@@ -117,15 +117,14 @@ impl Log {
             return Err(self.fenced(tail, held.at(held.head)));
         }
         let sizes: Vec<usize> = payloads.iter().map(Vec::len).collect();
-        let records = payloads.into_iter().map(|payload| (Kind::LogEntry, payload)).collect();
-        let places = journal.append(records)?;
+        let places = journal.append(payloads.into_iter().map(|payload| (Kind::LogEntry, payload)).collect())?;
         let mut logged = Vec::with_capacity(entries.len());
-        for ((entry, appended), bytes) in entries.into_iter().zip(&places).zip(&sizes) {
+        for ((entry, appended), bytes) in entries.iter().zip(&places).zip(&sizes) {
             held.epoch = entry.offset.epoch;
             held.head = entry.offset.position;
             held.place(entry.offset.position, entry.change_id, appended.place);
             self.logged.wake(&entry.change_id, &entry.offset);
-            let entry = LogEntry { entry: Arc::new(entry), place: appended.sequence };
+            let entry = LogEntry { entry: entry.clone(), place: appended.sequence };
             held.recent.push_back(Recent { logged: entry.clone(), bytes: *bytes });
             logged.push(entry);
         }

@@ -18,6 +18,7 @@ mod waiters;
 use std::{
     collections::{HashMap, VecDeque},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
@@ -41,6 +42,9 @@ use crate::{
 const CACHE_BYTES: usize = 16 << 20;
 /// A page ends when it has this many bytes.
 const PAGE_BYTES: usize = 1 << 20;
+/// How long an append waits for room in the journal, and how often it looks.
+const PATIENCE: Duration = Duration::from_secs(2);
+const ROOM_EVERY: Duration = Duration::from_millis(2);
 /// Logs whose marks go into one record.
 const MARKS_PER_RECORD: usize = 1_000;
 
@@ -221,6 +225,26 @@ impl Shared {
         Ok(Some(appended.sequence))
     }
 
+    /// Appends as soon as the journal has room: what was accepted has to fit, only the disk may need a moment.
+    async fn append(&self, log: &Arc<Log>, tail: Offset, entries: Vec<Entry>) -> Result<Vec<LogEntry>> {
+        let entries: Vec<_> = entries.into_iter().map(Arc::new).collect();
+        let started = Instant::now();
+        loop {
+            let payloads = entries.iter().map(|entry| codec::encode(&log.app, entry)).collect::<Result<_>>()?;
+            match log.append(&self.journal, tail, &entries, payloads) {
+                Ok((logged, bytes)) => {
+                    self.cache.keep(log, logged.len(), bytes);
+                    return Ok(logged);
+                }
+                Err(error) if error.kind == ErrorKind::Full && started.elapsed() < PATIENCE => {
+                    self.journal.durable(self.journal.head()).await?;
+                    tokio::time::sleep(ROOM_EVERY).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
     fn note_unsaved(&self, log: &Arc<Log>, newly: bool) {
         if newly {
             self.unsaved.lock().push_back(log.clone());
@@ -304,9 +328,7 @@ impl ChangeLog for EmbeddedChangeLog {
         if entries.is_empty() {
             return log.check_tail(tail).map(|()| Vec::new());
         }
-        let payloads = entries.iter().map(|entry| codec::encode(app, entry)).collect::<Result<_>>()?;
-        let (logged, bytes) = log.append(&self.shared.journal, tail, entries, payloads)?;
-        self.shared.cache.keep(&log, logged.len(), bytes);
+        let logged = self.shared.append(&log, tail, entries).await?;
         if let Some(last) = logged.last() {
             self.shared.journal.durable(last.place).await?;
         }

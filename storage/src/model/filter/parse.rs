@@ -67,25 +67,13 @@ impl Parser<'_> {
 
     /// What a filter says of one field: null, a plain value, or operators.
     fn field_conditions(&mut self, path: &str, value: &Value, at: &At<'_>) -> Parsed {
-        let field = self.field(path, at)?;
+        let field = self.model.filter_field(path, self.privileged).map_err(|error| at.fault(error.to_string()))?;
         match value {
             Value::Object(operators) => self.operators(&field, operators, at),
             value => {
                 self.count(at)?;
                 self.equals(&field, value, at)
             }
-        }
-    }
-
-    fn field(&self, path: &str, at: &At<'_>) -> Result<Field, InvalidFilter> {
-        if let Some(field) = Field::universal(path) {
-            return Ok(field);
-        }
-        match self.model.lookup(path.split('.')) {
-            Some((field, hidden)) if self.privileged || !hidden => {
-                field.as_filter_field(path).ok_or_else(|| at.fault("the field is not filterable"))
-            }
-            _ => Err(at.fault("unknown field")),
         }
     }
 

@@ -6,11 +6,6 @@
 //! 3. the whole document is put together again, and the patches that lead to it are derived ([`outcome`], [`diff`]),
 //! 4. the result is checked against the model; faults are placed in the body that caused them ([`fault`]).
 
-#![expect(
-    clippy::result_large_err,
-    reason = "a refusal is rare and leaves by one `?` chain; boxing it would reach into every seam"
-)]
-
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 

@@ -165,6 +165,7 @@ fn what_does_not_fit_is_refused_with_its_place() {
         (json!({ "title": "äöüßéx" }), vec!["/title"]),
         (json!({ "title": null }), vec!["/title"]),
         (json!({ "status": "open" }), vec!["/status"]),
+        (json!({ "status": 1 }), vec!["/status"]),
         (json!({ "priority": "3" }), vec!["/priority"]),
         (json!({ "priority": 10.5 }), vec!["/priority"]),
         (json!({ "priority": -1 }), vec!["/priority"]),
@@ -309,6 +310,26 @@ fn paths_lead_through_objects_only() {
             ("tags".to_owned(), Kind::String, true),
         ]
     );
+}
+
+#[test]
+fn filters_and_sorts_name_filterable_and_universal_fields() {
+    let named =
+        |path: &str, privileged: bool| task().filter_field(path, privileged).map(|field| field.path.to_string());
+    for path in ["createdAt", "meta.id", "tags"] {
+        assert_eq!(named(path, false), Ok(path.to_owned()));
+    }
+    assert_eq!(named("secret", true), Ok("secret".to_owned()));
+    for (path, error) in [
+        ("secret", UnusableField::Unknown),
+        ("nothing", UnusableField::Unknown),
+        ("steps.name", UnusableField::Unknown),
+        ("", UnusableField::Unknown),
+        ("title", UnusableField::NotFilterable),
+        ("meta", UnusableField::NotFilterable),
+    ] {
+        assert_eq!(named(path, false), Err(error), "{path}");
+    }
 }
 
 #[test]

@@ -1,0 +1,110 @@
+//! `nexxus queue`: what waits in the queues, and what was given up.
+
+use clap::{Args, Subcommand};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use super::{
+    Exit,
+    client::{self, Client, Target},
+    output::{plain, say, say_items, say_json},
+};
+
+/// Look into queues; list, retry and drop messages that were given up (needs the admin token).
+#[derive(Debug, Args)]
+pub struct Queue {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    target: Target,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// List the queues: what waits in each, and what was given up.
+    List,
+    /// Messages that failed too often.
+    #[command(subcommand)]
+    Dead(Dead),
+}
+
+#[derive(Debug, Subcommand)]
+enum Dead {
+    /// List the messages that were given up in a queue, oldest first.
+    List {
+        queue: String,
+        /// Only those behind this one.
+        #[arg(long, value_name = "ID")]
+        after: Option<String>,
+        /// How many at most.
+        #[arg(long, value_name = "N")]
+        limit: Option<u32>,
+    },
+    /// Show a message, whole.
+    Show { queue: String, id: String },
+    /// Put messages back into their queue.
+    Retry {
+        queue: String,
+        #[command(flatten)]
+        which: Which,
+    },
+    /// Drop messages for good.
+    Drop {
+        queue: String,
+        #[command(flatten)]
+        which: Which,
+    },
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct Which {
+    /// The messages' ids.
+    #[arg(value_name = "ID")]
+    ids: Vec<String>,
+    /// All that are there now.
+    #[arg(long)]
+    all: bool,
+}
+
+impl Queue {
+    pub async fn run(self) -> Result<(), Exit> {
+        let client = self.target.client()?;
+        match self.command {
+            Command::List => {
+                let list = client.get(&["admin", "queues"]).await?;
+                client::print(&client, &list, || say_items(&list, &["queue", "ready", "dead"], "no queues"))
+            }
+            Command::Dead(Dead::List { queue, after, limit }) => list(&client, &queue, after, limit).await,
+            Command::Dead(Dead::Show { queue, id }) => {
+                say_json(&client.get(&["admin", "queues", &queue, "dead", &id]).await?)
+            }
+            Command::Dead(Dead::Retry { queue, which }) => settle(&client, &queue, "retry", which).await,
+            Command::Dead(Dead::Drop { queue, which }) => settle(&client, &queue, "drop", which).await,
+        }
+    }
+}
+
+async fn list(client: &Client, queue: &str, after: Option<String>, limit: Option<u32>) -> Result<(), Exit> {
+    let parameters = [("after", after), ("limit", limit.map(|limit| limit.to_string()))];
+    let given: Vec<(&str, String)> = parameters.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
+    let request = client.request(Method::GET, &["admin", "queues", queue, "dead"])?.query(&given);
+    let list = client.answer(request).await?;
+    client::print(client, &list, || say_items(&list, &["id", "reason", "attempts"], "no dead messages"))
+}
+
+async fn settle(client: &Client, queue: &str, how: &str, which: Which) -> Result<(), Exit> {
+    let body = if which.all { json!({ "all": true }) } else { json!({ "ids": which.ids }) };
+    let answer = client.post(&["admin", "queues", queue, "dead", how], &body).await?;
+    client::print(client, &answer, || say(&settled(&answer, how, queue)))
+}
+
+fn settled(answer: &Value, how: &str, queue: &str) -> String {
+    let done = if how == "retry" { "put back" } else { "dropped" };
+    let count = answer.as_object().and_then(|members| members.values().find_map(Value::as_u64));
+    match count {
+        Some(1) => format!("1 message of {} {done}", plain(queue)),
+        Some(count) => format!("{count} messages of {} {done}", plain(queue)),
+        None => format!("messages of {} {done}", plain(queue)),
+    }
+}

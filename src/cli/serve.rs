@@ -1,0 +1,111 @@
+//! `nexxus serve`: configuration, start, the addresses, run, drain.
+
+use std::str::FromStr;
+
+use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::info;
+
+use super::{
+    Exit, demo,
+    greeting::{Place, empty_server},
+    output::say,
+    settings::Flags,
+};
+use crate::{
+    config::{Config, LogFormat, Role},
+    node::Node,
+    service::Stop,
+    telemetry,
+};
+
+/// Run the server: everything in one process, kept in one directory.
+///
+/// Without a configuration file it listens on loopback and keeps its data in ./data. SIGTERM and Ctrl-C stop it: it finishes what is
+/// in flight, within server.shutdown_timeout.
+#[derive(Debug, Args)]
+pub struct Serve {
+    #[command(flatten)]
+    flags: Flags,
+    /// What this process does: some of api, writer, transport-manager, websocket [default: everything].
+    #[arg(long, value_name = "ROLES", value_delimiter = ',', value_parser = Role::from_str)]
+    role: Vec<Role>,
+    /// With a small application to try, in a data directory of its own (./nexxus-demo).
+    #[arg(long)]
+    demo: bool,
+}
+
+pub fn run(serve: Serve) -> Result<(), Exit> {
+    let is_demo = serve.demo;
+    let config = serve.load()?;
+    telemetry::start(&config.log).map_err(|error| Exit::Usage(error.to_string()))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Exit::Failed(format!("cannot start: {error}")))?;
+    runtime.block_on(async {
+        let stop = stop_on_signals()?;
+        tokio::spawn(telemetry::keep());
+        let node = Node::start(config).await.map_err(|error| Exit::Failed(error.to_string()))?;
+        let greeted = greet(&node, is_demo, &stop).await;
+        if greeted.is_err() {
+            stop.cancel();
+        }
+        let ended = node.run(stop).await.map_err(|error| Exit::Failed(error.to_string()));
+        greeted.and(ended)
+    })
+}
+
+impl Serve {
+    fn load(mut self) -> Result<Config, Exit> {
+        if self.demo {
+            self.flags.data.get_or_insert_with(|| demo::DIRECTORY.into());
+        }
+        let (config, _) = self.flags.load()?;
+        if self.role.is_empty() { Ok(config) } else { Ok(config.with_roles(self.role.into_iter().collect())?) }
+    }
+}
+
+/// Says where everything is, and what to do next; with `--demo` after the application is there.
+async fn greet(node: &Node, is_demo: bool, stop: &Stop) -> Result<(), Exit> {
+    let config = node.config();
+    let (api, websocket) = (node.addresses.api_url(), node.addresses.websocket_url());
+    info!(api, websocket, data = %config.data.dir.display(), "ready");
+    let place = Place::of(config, api, websocket);
+    let said = if is_demo {
+        tokio::select! {
+            said = demo::prepare(&place) => said?,
+            () = stop.cancelled() => return Ok(()),
+        }
+    } else if node.is_empty() {
+        empty_server(&place)
+    } else {
+        place.lines()
+    };
+    // Who reads JSON from the log has the line above; and a server whose output nobody reads goes on.
+    match config.log.format {
+        LogFormat::Text => say(&said).or_else(|exit| if exit == Exit::Unread { Ok(()) } else { Err(exit) }),
+        LogFormat::Json => Ok(()),
+    }
+}
+
+/// Cancelled by the first SIGTERM or SIGINT; the second ends the process at once, which is safe: nothing that was confirmed
+/// is lost.
+fn stop_on_signals() -> Result<Stop, Exit> {
+    let failed = |error: std::io::Error| Exit::Failed(format!("cannot listen for signals: {error}"));
+    let mut term = signal(SignalKind::terminate()).map_err(failed)?;
+    let mut int = signal(SignalKind::interrupt()).map_err(failed)?;
+    let stop = Stop::new();
+    let stopping = stop.clone();
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                _ = term.recv() => {}
+                _ = int.recv() => {}
+            }
+            if stopping.is_cancelled() {
+                std::process::exit(130);
+            }
+            stopping.cancel();
+        }
+    });
+    Ok(stop)
+}

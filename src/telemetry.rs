@@ -1,0 +1,89 @@
+//! What operators see: log lines on stderr, and metrics for `/metrics`.
+
+use std::{io::IsTerminal, sync::OnceLock, time::Duration};
+
+use metrics::Unit;
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use tracing_subscriber::{EnvFilter, fmt};
+
+use crate::{
+    config::{Log, LogFormat},
+    service::Failure,
+};
+
+/// Seconds; from a tenth of a millisecond, which is a sync of a good disk, to ten seconds.
+const DURATION_BUCKETS: [f64; 12] = [0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.25, 1.0, 2.5, 10.0];
+
+/// How often histograms are summed up; at 10,000 samples a second they hold 800 KB by then.
+const UPKEEP: Duration = Duration::from_secs(5);
+
+/// What kind of number a metric is.
+enum Kind {
+    Counter,
+    Gauge,
+    Histogram,
+}
+
+/// Every metric there is, with what it says.
+const METRICS: [(&str, Kind, Unit, &str); 14] = [
+    ("nexxus_stage_messages_total", Kind::Counter, Unit::Count, "messages that a stage has handled, by result"),
+    ("nexxus_stage_duration_seconds", Kind::Histogram, Unit::Seconds, "time that a stage takes for a batch"),
+    ("nexxus_queue_ready", Kind::Gauge, Unit::Count, "messages that wait in a queue"),
+    ("nexxus_queue_oldest_seconds", Kind::Gauge, Unit::Seconds, "age of the oldest message that waits in a queue"),
+    ("nexxus_queue_dead", Kind::Gauge, Unit::Count, "messages in the dead letters of a queue"),
+    ("nexxus_connections", Kind::Gauge, Unit::Count, "open connections of devices, by transport"),
+    ("nexxus_deliveries_total", Kind::Counter, Unit::Count, "frames offered to connections, by transport"),
+    ("nexxus_resumes_total", Kind::Counter, Unit::Count, "connections that came back with since, by result"),
+    ("nexxus_subscriptions", Kind::Gauge, Unit::Count, "subscriptions in the matcher"),
+    ("nexxus_journal_fsync_seconds", Kind::Gauge, Unit::Seconds, "mean time of a sync of the journal so far"),
+    ("nexxus_journal_fsyncs_total", Kind::Counter, Unit::Count, "syncs of the journal"),
+    ("nexxus_http_requests_total", Kind::Counter, Unit::Count, "requests, by route and status"),
+    ("nexxus_http_duration_seconds", Kind::Histogram, Unit::Seconds, "time that requests take, by route"),
+    ("nexxus_process_start_time_seconds", Kind::Gauge, Unit::Seconds, "when this process started, in Unix time"),
+];
+
+static RECORDER: OnceLock<PrometheusHandle> = OnceLock::new();
+
+/// Begins to log and to count. To be called once, before anything is logged.
+pub fn start(log: &Log) -> Result<(), Failure> {
+    let filter = EnvFilter::try_new(&log.level).map_err(|error| format!("`log.level`: {error}"))?;
+    let builder = fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match log.format {
+        LogFormat::Json => builder.json().flatten_event(true).try_init()?,
+        LogFormat::Text => {
+            builder.with_target(false).with_ansi(std::io::stderr().is_terminal()).try_init()?;
+        }
+    }
+    let handle = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_duration_seconds".to_owned()), &DURATION_BUCKETS)?
+        .install_recorder()?;
+    for (name, kind, unit, says) in METRICS {
+        match kind {
+            Kind::Counter => metrics::describe_counter!(name, unit, says),
+            Kind::Gauge => metrics::describe_gauge!(name, unit, says),
+            Kind::Histogram => metrics::describe_histogram!(name, unit, says),
+        }
+    }
+    let started = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    metrics::gauge!("nexxus_process_start_time_seconds").set(started.as_secs_f64());
+    // A second start would have failed above.
+    let _first = RECORDER.set(handle);
+    Ok(())
+}
+
+/// Sums up what the histograms have gathered, until it is dropped: without it they would grow for as long as nobody asks for the
+/// metrics.
+pub async fn keep() {
+    let mut rounds = tokio::time::interval(UPKEEP);
+    loop {
+        rounds.tick().await;
+        if let Some(recorder) = RECORDER.get() {
+            recorder.run_upkeep();
+        }
+    }
+}
+
+/// The metrics in Prometheus' text format; empty before [`start`].
+pub fn render() -> String {
+    RECORDER.get().map(PrometheusHandle::render).unwrap_or_default()
+}
