@@ -117,6 +117,11 @@ impl Node {
         &self.domain.config
     }
 
+    /// Whether there is no application yet.
+    pub fn is_empty(&self) -> bool {
+        self.domain.catalog.list().is_empty()
+    }
+
     /// Serves until told to stop, then drains under the deadline; an error when a service or a backend fails before.
     pub async fn run(mut self, stop: Stop) -> Result<(), Failure> {
         let failed = tokio::select! {

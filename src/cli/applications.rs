@@ -12,7 +12,7 @@ use super::{
 
 /// Make, change and list applications (needs the admin token).
 #[derive(Debug, Args)]
-pub struct App {
+pub(super) struct App {
     #[command(subcommand)]
     command: Command,
     #[command(flatten)]
@@ -38,7 +38,7 @@ enum Command {
 }
 
 impl App {
-    pub async fn run(self) -> Result<(), Exit> {
+    pub(super) async fn run(self) -> Result<(), Exit> {
         let client = self.target.client()?;
         match self.command {
             Command::Apply { file, force } => apply(&client, &file, force).await,

@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Where the server is, and as whom it is asked. Without `--url` and `--token`: the server of the data directory, as its admin.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Which server, and as whom")]
-pub struct Target {
+pub(super) struct Target {
     /// The server's API, e.g. http://127.0.0.1:3000.
     #[arg(long, global = true, env = "NEXXUS_URL", value_name = "URL")]
     url: Option<String>,
@@ -46,7 +46,7 @@ pub struct Target {
 
 /// A client of one server.
 #[derive(Debug, Clone)]
-pub struct Client {
+pub(super) struct Client {
     http: reqwest::Client,
     url: Url,
     token: Option<String>,
@@ -57,13 +57,13 @@ pub struct Client {
 }
 
 /// Runs a client command to its end.
-pub fn run(command: impl Future<Output = Result<(), Exit>>) -> Result<(), Exit> {
+pub(super) fn run(command: impl Future<Output = Result<(), Exit>>) -> Result<(), Exit> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.map_err(|error| Exit::Failed(format!("cannot start: {error}")))?.block_on(command)
 }
 
 impl Target {
-    pub fn client(self) -> Result<Client, Exit> {
+    pub(super) fn client(self) -> Result<Client, Exit> {
         let Self { url, token, app, device, json, .. } = &self;
         let (url, token) = match (url, token) {
             (Some(url), Some(token)) => (url.clone(), Some(text_argument(token)?)),
@@ -117,7 +117,7 @@ impl Local {
 }
 
 impl Client {
-    pub fn new(url: &str, token: Option<String>) -> Result<Self, Exit> {
+    pub(super) fn new(url: &str, token: Option<String>) -> Result<Self, Exit> {
         let wrong = |why: &str| Exit::Usage(format!("`{url}` is not the URL of a server: {why}"));
         let parsed = Url::parse(url).map_err(|error| wrong(&error.to_string()))?;
         let mut builder = reqwest::Client::builder().connect_timeout(Duration::from_secs(10));
@@ -134,33 +134,33 @@ impl Client {
     }
 
     #[must_use]
-    pub fn in_app(self, app: &str) -> Self {
+    pub(super) fn in_app(self, app: &str) -> Self {
         Self { app: Some(app.to_owned()), ..self }
     }
 
     /// The application; a usage error when none is named.
-    pub fn app(&self) -> Result<&str, Exit> {
+    pub(super) fn app(&self) -> Result<&str, Exit> {
         self.app.as_deref().ok_or_else(|| Exit::Usage("which application? say --app ID (or NEXXUS_APP)".to_owned()))
     }
 
-    pub fn device(&self) -> Option<&str> {
+    pub(super) fn device(&self) -> Option<&str> {
         self.device.as_deref()
     }
 
-    pub async fn get(&self, path: &[&str]) -> Result<Value, Exit> {
+    pub(super) async fn get(&self, path: &[&str]) -> Result<Value, Exit> {
         self.answer(self.request(Method::GET, path)?).await
     }
 
-    pub async fn post(&self, path: &[&str], body: &Value) -> Result<Value, Exit> {
+    pub(super) async fn post(&self, path: &[&str], body: &Value) -> Result<Value, Exit> {
         self.answer(self.request(Method::POST, path)?.json(body)).await
     }
 
-    pub async fn delete(&self, path: &[&str]) -> Result<Value, Exit> {
+    pub(super) async fn delete(&self, path: &[&str]) -> Result<Value, Exit> {
         self.answer(self.request(Method::DELETE, path)?).await
     }
 
     /// A request to the route of these path segments.
-    pub fn request(&self, method: Method, path: &[&str]) -> Result<reqwest::RequestBuilder, Exit> {
+    pub(super) fn request(&self, method: Method, path: &[&str]) -> Result<reqwest::RequestBuilder, Exit> {
         let mut url = self.url.clone();
         // A URL cannot hold these as a segment: they would name another route.
         if let Some(bad) = path.iter().find(|segment| matches!(**segment, "" | "." | "..")) {
@@ -184,13 +184,13 @@ impl Client {
     }
 
     /// Sends a request; the body of the answer, or why there is none.
-    pub async fn answer(&self, request: reqwest::RequestBuilder) -> Result<Value, Exit> {
+    pub(super) async fn answer(&self, request: reqwest::RequestBuilder) -> Result<Value, Exit> {
         let response = self.send(request.timeout(PATIENCE)).await?;
         body_of(response).await
     }
 
     /// Sends a request as it is.
-    pub async fn send(&self, request: reqwest::RequestBuilder) -> Result<Response, Exit> {
+    pub(super) async fn send(&self, request: reqwest::RequestBuilder) -> Result<Response, Exit> {
         request.send().await.map_err(|error| self.unreachable(&error))
     }
 
@@ -204,7 +204,7 @@ impl Client {
 }
 
 /// The body of a success, `null` where it has none; the problem of a refusal.
-pub async fn body_of(response: Response) -> Result<Value, Exit> {
+pub(super) async fn body_of(response: Response) -> Result<Value, Exit> {
     let (status, url) = (response.status(), response.url().clone());
     let text = response.text().await.map_err(|error| Exit::Failed(format!("{url}: {}", cause(&error))))?;
     if status.is_success() && text.is_empty() {
@@ -219,7 +219,7 @@ pub async fn body_of(response: Response) -> Result<Value, Exit> {
 
 impl Exit {
     /// Whether the server said that there is no such thing.
-    pub fn is_not_found(&self) -> bool {
+    pub(super) fn is_not_found(&self) -> bool {
         matches!(self, Self::Refused(problem) if problem["status"] == StatusCode::NOT_FOUND.as_u16())
     }
 }
@@ -238,7 +238,7 @@ fn claims(token: &str) -> Option<Value> {
 }
 
 /// An argument that may be `@file` or `-` (stdin).
-pub fn text_argument(argument: &str) -> Result<String, Exit> {
+pub(super) fn text_argument(argument: &str) -> Result<String, Exit> {
     match argument.strip_prefix('@') {
         Some(file) => text_of_file(Path::new(file)),
         None if argument == "-" => text_of_file(Path::new("-")),
@@ -248,7 +248,7 @@ pub fn text_argument(argument: &str) -> Result<String, Exit> {
 }
 
 /// The text of a file, or of stdin where it is `-`.
-pub fn text_of_file(file: &Path) -> Result<String, Exit> {
+pub(super) fn text_of_file(file: &Path) -> Result<String, Exit> {
     let mut text = String::new();
     let read = match file.to_str() {
         Some("-") => std::io::stdin().read_to_string(&mut text).map(|_| text),
@@ -258,16 +258,16 @@ pub fn text_of_file(file: &Path) -> Result<String, Exit> {
 }
 
 /// A JSON argument that may be `@file` or `-`.
-pub fn json_argument(what: &str, argument: &str) -> Result<Value, Exit> {
+pub(super) fn json_argument(what: &str, argument: &str) -> Result<Value, Exit> {
     json_of(what, &text_argument(argument)?)
 }
 
-pub fn json_of(what: &str, text: &str) -> Result<Value, Exit> {
+pub(super) fn json_of(what: &str, text: &str) -> Result<Value, Exit> {
     serde_json::from_str(text).map_err(|error| Exit::Usage(format!("{what} is not JSON: {error}")))
 }
 
 /// Prints an answer as JSON where that is asked for, else by `readable`.
-pub fn print(client: &Client, answer: &Value, readable: impl FnOnce() -> Result<(), Exit>) -> Result<(), Exit> {
+pub(super) fn print(client: &Client, answer: &Value, readable: impl FnOnce() -> Result<(), Exit>) -> Result<(), Exit> {
     if client.json { output::say_json(answer) } else { readable() }
 }
 

@@ -7,12 +7,12 @@ use super::{Cli, Exit, output};
 
 /// Print completions for a shell, e.g. `nexxus completions bash > /etc/bash_completion.d/nexxus`.
 #[derive(Debug, Args)]
-pub struct Completions {
+pub(super) struct Completions {
     shell: Shell,
 }
 
 impl Completions {
-    pub fn run(self) -> Result<(), Exit> {
+    pub(super) fn run(self) -> Result<(), Exit> {
         let mut script = Vec::new();
         clap_complete::generate(self.shell, &mut Cli::command(), "nexxus", &mut script);
         output::say(String::from_utf8_lossy(&script).trim_end())

@@ -19,7 +19,7 @@ use super::{
 };
 
 /// Where the demo keeps its data, unless `--data` says otherwise.
-pub const DIRECTORY: &str = "nexxus-demo";
+pub(super) const DIRECTORY: &str = "nexxus-demo";
 
 const DEFINITION: &str = include_str!("../../packaging/demo/tasks.json");
 const APP: &str = "tasks";
@@ -40,7 +40,7 @@ const PEOPLE: [Person; 2] = [
 ];
 
 /// Makes what is not there yet; gives what to say about it.
-pub async fn prepare(place: &Place) -> Result<String, Exit> {
+pub(super) async fn prepare(place: &Place) -> Result<String, Exit> {
     let token = match &place.configured_token {
         Some(token) => token.clone(),
         None => read(&place.admin_token_file())?.trim().to_owned(),
@@ -106,7 +106,8 @@ async fn make_documents(anna: &Client, ben: &Client) -> Result<(), Exit> {
         json!({ "id": "welcome", "title": "Open the console in two tabs", "status": "doing", "priority": 5, "tags": ["demo"] }),
         json!({ "id": "present", "title": "Find a present for Ben", "private": true, "tags": ["home"] }),
     ];
-    let of_ben = [json!({ "id": "milk", "title": "Buy milk", "priority": 2, "due": "2030-01-01T09:00:00Z", "tags": ["home"] })];
+    let of_ben =
+        [json!({ "id": "milk", "title": "Buy milk", "priority": 2, "due": "2030-01-01T09:00:00Z", "tags": ["home"] })];
     for task in of_anna {
         anna.post(&["model", "task"], &task).await?;
     }

@@ -14,7 +14,7 @@ const UNIVERSAL: [&str; 2] = ["id", "version"];
 
 /// Show a document.
 #[derive(Debug, Args)]
-pub struct Get {
+pub(super) struct Get {
     model: String,
     id: String,
     #[command(flatten)]
@@ -23,7 +23,7 @@ pub struct Get {
 
 /// Find documents.
 #[derive(Debug, Args)]
-pub struct Query {
+pub(super) struct Query {
     model: String,
     /// Which ones, e.g. '{"status":"todo","priority":{"$gte":3}}': JSON, @FILE, or - for stdin.
     #[arg(long, value_name = "JSON")]
@@ -43,7 +43,7 @@ pub struct Query {
 
 /// Create a document.
 #[derive(Debug, Args)]
-pub struct Create {
+pub(super) struct Create {
     model: String,
     /// Its fields: JSON, @FILE, or - for stdin.
     #[arg(value_name = "JSON")]
@@ -54,7 +54,7 @@ pub struct Create {
 
 /// Change a document.
 #[derive(Debug, Args)]
-pub struct Patch {
+pub(super) struct Patch {
     model: String,
     id: String,
     /// Nexxus patches, a JSON Patch (an array), or a JSON Merge Patch (an object): JSON, @FILE, or - for stdin.
@@ -66,7 +66,7 @@ pub struct Patch {
 
 /// Delete a document.
 #[derive(Debug, Args)]
-pub struct Delete {
+pub(super) struct Delete {
     model: String,
     id: String,
     #[command(flatten)]
@@ -74,7 +74,7 @@ pub struct Delete {
 }
 
 impl Get {
-    pub async fn run(self) -> Result<(), Exit> {
+    pub(super) async fn run(self) -> Result<(), Exit> {
         let client = self.target.client()?;
         client.app()?;
         let document = client.get(&["model", &self.model, &self.id]).await?;
@@ -83,7 +83,7 @@ impl Get {
 }
 
 impl Query {
-    pub async fn run(self) -> Result<(), Exit> {
+    pub(super) async fn run(self) -> Result<(), Exit> {
         let client = self.target.client()?;
         client.app()?;
         let filter = self.filter.map(|filter| json_argument("the filter", &filter)).transpose()?;
@@ -102,7 +102,7 @@ impl Query {
 }
 
 impl Create {
-    pub async fn run(self) -> Result<(), Exit> {
+    pub(super) async fn run(self) -> Result<(), Exit> {
         let client = self.target.client()?;
         client.app()?;
         let fields = json_argument("the document", &self.fields)?;
@@ -113,7 +113,7 @@ impl Create {
 }
 
 impl Patch {
-    pub async fn run(self) -> Result<(), Exit> {
+    pub(super) async fn run(self) -> Result<(), Exit> {
         let client = self.target.client()?;
         client.app()?;
         let patch = json_argument("the patch", &self.patch)?;
@@ -124,7 +124,7 @@ impl Patch {
 }
 
 impl Delete {
-    pub async fn run(self) -> Result<(), Exit> {
+    pub(super) async fn run(self) -> Result<(), Exit> {
         let client = self.target.client()?;
         client.app()?;
         let accepted = client.delete(&["model", &self.model, &self.id]).await?;

@@ -7,7 +7,7 @@ use crate::config::{Config, DEFAULT_DATA_DIR};
 
 /// Where a running server is, for people.
 #[derive(Debug, Clone)]
-pub struct Place {
+pub(super) struct Place {
     pub api: String,
     pub websocket: String,
     pub data: PathBuf,
@@ -18,7 +18,7 @@ pub struct Place {
 }
 
 impl Place {
-    pub fn of(config: &Config, api: Option<String>, websocket: Option<String>) -> Self {
+    pub(super) fn of(config: &Config, api: Option<String>, websocket: Option<String>) -> Self {
         let configured = &config.auth.admin_token;
         Self {
             api: api.unwrap_or_default(),
@@ -29,17 +29,17 @@ impl Place {
         }
     }
 
-    pub fn admin_token_file(&self) -> PathBuf {
+    pub(super) fn admin_token_file(&self) -> PathBuf {
         self.data.join("admin_token")
     }
 
     /// Addresses and places, aligned.
-    pub fn lines(&self) -> String {
+    pub(super) fn lines(&self) -> String {
         self.lines_with(Vec::new(), &quoted(&self.data))
     }
 
     /// The same, with these between the addresses and the places.
-    pub fn lines_with(&self, between: Vec<[String; 2]>, data: &str) -> String {
+    pub(super) fn lines_with(&self, between: Vec<[String; 2]>, data: &str) -> String {
         let token = match self.configured_token {
             Some(_) => "token as configured (auth.admin_token)".to_owned(),
             None => format!("token in {}", quoted(&self.admin_token_file())),
@@ -61,7 +61,7 @@ impl Place {
 }
 
 /// What the server says that has no application yet.
-pub fn empty_server(place: &Place) -> String {
+pub(super) fn empty_server(place: &Place) -> String {
     let Place { program, .. } = place;
     let (addresses, data) = (place.lines(), place.data_flag());
     format!(
@@ -95,7 +95,7 @@ fn program() -> String {
 }
 
 /// A path as a shell takes it.
-pub fn quoted(path: &Path) -> String {
+pub(super) fn quoted(path: &Path) -> String {
     let text = path.display().to_string();
     let is_plain = |character: char| character.is_ascii_alphanumeric() || "/._-+=@%:,".contains(character);
     if !text.is_empty() && text.chars().all(is_plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }

@@ -10,7 +10,7 @@ use super::Exit;
 const CELL: usize = 48;
 
 /// Prints a line to stdout. [`Exit::Unread`] when nobody reads it.
-pub fn say(line: &str) -> Result<(), Exit> {
+pub(super) fn say(line: &str) -> Result<(), Exit> {
     let mut stdout = std::io::stdout().lock();
     match writeln!(stdout, "{line}").and_then(|()| stdout.flush()) {
         Ok(()) => Ok(()),
@@ -20,12 +20,12 @@ pub fn say(line: &str) -> Result<(), Exit> {
 }
 
 /// Prints JSON, for programs (and people who like it).
-pub fn say_json(value: &Value) -> Result<(), Exit> {
+pub(super) fn say_json(value: &Value) -> Result<(), Exit> {
     say(&format!("{value:#}"))
 }
 
 /// Prints the items of a list: these columns first, then whatever else the items have.
-pub fn say_items(list: &Value, columns: &[&str], none: &str) -> Result<(), Exit> {
+pub(super) fn say_items(list: &Value, columns: &[&str], none: &str) -> Result<(), Exit> {
     let items: Vec<&Map<String, Value>> = items_of(list).iter().filter_map(Value::as_object).collect();
     if items.is_empty() {
         return say(none);
@@ -44,7 +44,7 @@ pub fn say_items(list: &Value, columns: &[&str], none: &str) -> Result<(), Exit>
 }
 
 /// Prints one thing: a line for each of its members, these first.
-pub fn say_one(thing: &Value, first: &[&str]) -> Result<(), Exit> {
+pub(super) fn say_one(thing: &Value, first: &[&str]) -> Result<(), Exit> {
     let Some(members) = thing.as_object() else { return say_json(thing) };
     let others = members.keys().map(String::as_str).filter(|name| !first.contains(name));
     let names = first.iter().copied().filter(|name| members.contains_key(*name)).chain(others);
@@ -53,12 +53,12 @@ pub fn say_one(thing: &Value, first: &[&str]) -> Result<(), Exit> {
 }
 
 /// `items` of a list, however empty.
-pub fn items_of(list: &Value) -> &[Value] {
+pub(super) fn items_of(list: &Value) -> &[Value] {
     list["items"].as_array().map_or(&[], Vec::as_slice)
 }
 
 /// Rows with aligned columns, two spaces apart.
-pub fn table(rows: &[Vec<String>]) -> String {
+pub(super) fn table(rows: &[Vec<String>]) -> String {
     let n_columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
     let widths: Vec<usize> = (0..n_columns).map(|column| width(column).unwrap_or(0)).collect();
@@ -70,7 +70,7 @@ pub fn table(rows: &[Vec<String>]) -> String {
 }
 
 /// A value as a person reads it: texts without quotes, everything else as JSON. Nothing in it can steer a terminal.
-pub fn shown(value: Option<&Value>) -> String {
+pub(super) fn shown(value: Option<&Value>) -> String {
     match value {
         None | Some(Value::Null) => String::new(),
         Some(Value::String(text)) => plain(text),
@@ -79,7 +79,7 @@ pub fn shown(value: Option<&Value>) -> String {
 }
 
 /// The text without control characters.
-pub fn plain(text: &str) -> String {
+pub(super) fn plain(text: &str) -> String {
     text.chars().map(|character| if character.is_control() { '\u{fffd}' } else { character }).collect()
 }
 
@@ -92,7 +92,7 @@ fn cell(value: Option<&Value>) -> String {
 }
 
 /// A problem (RFC 9457) for a person: what happened, why, and each fault with its place.
-pub fn problem(problem: &Value) -> String {
+pub(super) fn problem(problem: &Value) -> String {
     let text = |name: &str| plain(problem[name].as_str().unwrap_or_default());
     let (title, detail) = (text("title"), text("detail"));
     let mut said = match (title.is_empty(), detail.is_empty()) {

@@ -12,7 +12,7 @@ use super::{
 
 /// Look into queues; list, retry and drop messages that were given up (needs the admin token).
 #[derive(Debug, Args)]
-pub struct Queue {
+pub(super) struct Queue {
     #[command(subcommand)]
     command: Command,
     #[command(flatten)]
@@ -68,7 +68,7 @@ struct Which {
 }
 
 impl Queue {
-    pub async fn run(self) -> Result<(), Exit> {
+    pub(super) async fn run(self) -> Result<(), Exit> {
         let client = self.target.client()?;
         match self.command {
             Command::List => {

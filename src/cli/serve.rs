@@ -24,7 +24,7 @@ use crate::{
 /// Without a configuration file it listens on loopback and keeps its data in ./data. SIGTERM and Ctrl-C stop it: it finishes what is
 /// in flight, within server.shutdown_timeout.
 #[derive(Debug, Args)]
-pub struct Serve {
+pub(super) struct Serve {
     #[command(flatten)]
     flags: Flags,
     /// What this process does: some of api, writer, transport-manager, websocket [default: everything].
@@ -35,7 +35,7 @@ pub struct Serve {
     demo: bool,
 }
 
-pub fn run(serve: Serve) -> Result<(), Exit> {
+pub(super) fn run(serve: Serve) -> Result<(), Exit> {
     let is_demo = serve.demo;
     let config = serve.load()?;
     telemetry::start(&config.log).map_err(|error| Exit::Usage(error.to_string()))?;

@@ -13,7 +13,7 @@ use crate::config::{Config, ConfigError, Layers, Sources};
 
 /// Check and show the configuration.
 #[derive(Debug, Args)]
-pub struct Settings {
+pub(super) struct Settings {
     #[command(subcommand)]
     command: Command,
     #[command(flatten)]
@@ -33,7 +33,7 @@ enum Command {
 
 /// The settings that flags give.
 #[derive(Debug, Clone, Default, Args)]
-pub struct Flags {
+pub(super) struct Flags {
     /// Settings, in TOML [default: nexxus.toml, where it is there].
     #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -46,7 +46,7 @@ pub struct Flags {
 }
 
 impl Flags {
-    pub fn load(&self) -> Result<(Config, Layers), ConfigError> {
+    pub(super) fn load(&self) -> Result<(Config, Layers), ConfigError> {
         let mut sources = Sources::of_process(self.config.as_deref())?;
         let data = self.data.as_ref().map(|dir| dir.display().to_string());
         for (flag, key, value) in [("--data", "data.dir", data), ("--listen", "api.listen", self.listen.clone())] {
@@ -57,7 +57,7 @@ impl Flags {
 }
 
 impl Settings {
-    pub fn run(self) -> Result<(), Exit> {
+    pub(super) fn run(self) -> Result<(), Exit> {
         let (_, layers) = self.flags.load()?;
         match (self.command, self.json) {
             (Command::Check, false) => say("the configuration is valid"),

@@ -28,7 +28,7 @@ const EARLY_FRAMES: usize = 10_000;
 ///
 /// Whatever happens on the way, each change is printed once: after a lost connection it goes on where it was.
 #[derive(Debug, Args)]
-pub struct Tail {
+pub(super) struct Tail {
     model: String,
     /// Of which documents, e.g. '{"status":"todo"}': JSON, @FILE, or - for stdin.
     #[arg(long, value_name = "JSON")]
@@ -59,7 +59,7 @@ struct Following {
 }
 
 impl Tail {
-    pub async fn run(self) -> Result<(), Exit> {
+    pub(super) async fn run(self) -> Result<(), Exit> {
         let client = self.target.client()?;
         client.app()?;
         let filter = self.filter.map(|filter| json_argument("the filter", &filter)).transpose()?;

@@ -16,7 +16,7 @@ const COLUMNS: [&str; 4] = ["username", "id", "userType", "createdAt"];
 
 /// Add, list and remove users of an application (needs the admin token).
 #[derive(Debug, Args)]
-pub struct User {
+pub(super) struct User {
     #[command(subcommand)]
     command: Command,
     #[command(flatten)]
@@ -60,7 +60,7 @@ struct Password {
 
 /// Make tokens for users (needs the admin token).
 #[derive(Debug, Args)]
-pub struct Token {
+pub(super) struct Token {
     #[command(subcommand)]
     command: TokenCommand,
     #[command(flatten)]
@@ -81,7 +81,7 @@ enum TokenCommand {
 }
 
 impl User {
-    pub async fn run(self) -> Result<(), Exit> {
+    pub(super) async fn run(self) -> Result<(), Exit> {
         let client = self.target.client()?;
         client.app()?;
         match self.command {
@@ -108,7 +108,7 @@ impl User {
 }
 
 impl Token {
-    pub async fn run(self) -> Result<(), Exit> {
+    pub(super) async fn run(self) -> Result<(), Exit> {
         let client = self.target.client()?;
         let TokenCommand::Create { user, ttl } = self.command;
         client.app()?;
@@ -119,7 +119,7 @@ impl Token {
 }
 
 /// Makes a token for a user, bound to a device where one is named.
-pub async fn create_token(
+pub(super) async fn create_token(
     client: &Client,
     user: &str,
     device: Option<&str>,
@@ -157,7 +157,7 @@ async fn passwd(client: &Client, name: &str, password: Password) -> Result<(), E
 }
 
 /// The user of this name.
-pub async fn find(client: &Client, name: &str) -> Result<Value, Exit> {
+pub(super) async fn find(client: &Client, name: &str) -> Result<Value, Exit> {
     let app = client.app()?;
     let request = client.request(Method::GET, &["admin", "users"])?.query(&[("username", name)]);
     let list = client.answer(request).await?;
@@ -165,7 +165,7 @@ pub async fn find(client: &Client, name: &str) -> Result<Value, Exit> {
     found.cloned().ok_or_else(|| Exit::Failed(format!("there is no user {name} in {app}")))
 }
 
-pub fn id_of(user: &Value) -> Result<String, Exit> {
+pub(super) fn id_of(user: &Value) -> Result<String, Exit> {
     let id = user["id"].as_str().map(str::to_owned);
     id.ok_or_else(|| Exit::Failed("the server answered a user without an id".to_owned()))
 }
@@ -199,7 +199,7 @@ fn with_password(mut answer: Value, password: &str, is_made_up: bool) -> Value {
 }
 
 /// What was not said is not sent.
-pub fn without_nulls(mut body: Value) -> Value {
+pub(super) fn without_nulls(mut body: Value) -> Value {
     if let Value::Object(members) = &mut body {
         members.retain(|_, value| !value.is_null());
     }

@@ -204,6 +204,32 @@ impl Config {
     /// What the types cannot say.
     fn check(&self, layers: &Layers) -> Result<(), ConfigError> {
         let refuse = |key: &str, why: &str| Err(ConfigError(format!("`{key}` ({}): {why}", layers.source(key))));
+        let adapters = [
+            ("message_queue.adapter", &self.message_queue, "embedded", "rabbitmq"),
+            ("change_log.adapter", &self.change_log, "journal", "redis"),
+            ("registry.adapter", &self.registry, "sled", "redis"),
+            ("database.adapter", &self.database, "tantivy", "elasticsearch"),
+        ];
+        for (key, chosen, built, feature) in adapters {
+            if chosen.adapter == feature {
+                return refuse(key, &format!("compiled without the feature \"{feature}\": \"{built}\" is allowed"));
+            }
+            if chosen.adapter != built {
+                return refuse(key, &format!("there is no adapter \"{}\": \"{built}\" is allowed", chosen.adapter));
+            }
+        }
+        if let Some(bad) = self.log.level.split(',').find(|part| !is_log_directive(part)) {
+            return refuse(
+                "log.level",
+                &format!("\"{bad}\" is no level: error, warn, info, debug, trace, off and MODULE=LEVEL are allowed"),
+            );
+        }
+        if self.api.listen.port() != 0 && self.api.listen.port() == self.workers.websocket.port {
+            return refuse(
+                "workers.websocket.port",
+                "it is the API's; 0 means that there is only /ws on the API's port",
+            );
+        }
         if self.workers.sse.enabled {
             return refuse("workers.sse.enabled", "this transport is not built yet");
         }
@@ -320,6 +346,12 @@ impl Config {
     }
 }
 
+/// `info`, `nexxus_storage=debug`.
+fn is_log_directive(part: &str) -> bool {
+    let level = part.rsplit('=').next().unwrap_or_default().trim();
+    ["error", "warn", "info", "debug", "trace", "off"].iter().any(|known| level.eq_ignore_ascii_case(known))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -373,6 +405,23 @@ mod tests {
                 vec![],
                 "`log.format` (nexxus.toml, line 2): unknown variant `xml`, expected `text` or `json`",
             ),
+            (
+                "[log]\nlevel = \"loud\"\n",
+                vec![],
+                "`log.level` (nexxus.toml, line 2): \"loud\" is no level: error, warn",
+            ),
+            ("[log]\nlevel = \"info,nexxus=loud\"\n", vec![], "\"nexxus=loud\" is no level"),
+            (
+                "[database]\nadapter = \"postgres\"\n",
+                vec![],
+                "`database.adapter` (nexxus.toml, line 2): there is no adapter \"postgres\": \"tantivy\" is allowed",
+            ),
+            (
+                "",
+                vec![("NEXXUS_MESSAGE_QUEUE__ADAPTER", "rabbitmq")],
+                "`message_queue.adapter` (variable NEXXUS_MESSAGE_QUEUE__ADAPTER): compiled without the feature \"rabbitmq\"",
+            ),
+            ("[workers.websocket]\nport = 3000\n", vec![], "it is the API's"),
             ("[data]\nindex_writer_bytes = \"1MiB\"\n", vec![], "15MiB to 4GiB are allowed"),
             ("[auth]\njwt_secret = \"short\"\n", vec![], "at least 32 characters"),
             ("nonsense", vec![], "nexxus.toml: "),

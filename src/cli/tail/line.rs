@@ -8,7 +8,7 @@ use crate::cli::output::{plain, shown};
 const UNIVERSAL: [&str; 7] = ["id", "type", "appId", "userId", "createdAt", "updatedAt", "version"];
 
 /// The line of a `model_…` frame, as one who listens on this channel sees it.
-pub fn of(frame: &Value, channel: Option<&str>) -> String {
+pub(super) fn of(frame: &Value, channel: Option<&str>) -> String {
     let metadata = &frame["metadata"];
     let says = |name: &str| channel.is_some_and(|channel| names(frame, name, channel));
     let (done, what) = match frame["event"].as_str() {
@@ -23,7 +23,7 @@ pub fn of(frame: &Value, channel: Option<&str>) -> String {
 }
 
 /// Whether a list of the frame's metadata names this channel.
-pub fn names(frame: &Value, list: &str, channel: &str) -> bool {
+pub(super) fn names(frame: &Value, list: &str, channel: &str) -> bool {
     frame["metadata"][list].as_array().is_some_and(|channels| channels.iter().any(|other| other == channel))
 }
 

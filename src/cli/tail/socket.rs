@@ -28,12 +28,12 @@ const HANDSHAKE: Duration = Duration::from_secs(20);
 /// Largest frame that is taken: an entry with its document and all its patches stays far below.
 const FRAME_BYTES: usize = 64 << 20;
 
-pub struct Socket {
+pub(super) struct Socket {
     stream: Pin<Box<WebSocketStream<Upgraded>>>,
 }
 
 /// Why a connection ended.
-pub enum End {
+pub(super) enum End {
     /// It may be taken up again.
     Lost(String),
     /// It makes no sense to come back.
@@ -42,7 +42,7 @@ pub enum End {
 
 impl Socket {
     /// Connects a device; `since`: where its replay begins.
-    pub async fn connect(client: &Client, device: &str, since: Option<&str>) -> Result<Self, End> {
+    pub(super) async fn connect(client: &Client, device: &str, since: Option<&str>) -> Result<Self, End> {
         let key = generate_key();
         let app = client.app().map_err(End::Final)?;
         let request = client
@@ -81,7 +81,7 @@ impl Socket {
     }
 
     /// The next frame, as text and as what it says.
-    pub async fn next(&mut self) -> Result<(String, Value), End> {
+    pub(super) async fn next(&mut self) -> Result<(String, Value), End> {
         loop {
             let heard = timeout(SILENCE, self.stream.next()).await;
             let heard = heard.map_err(|_| End::Lost("the server has fallen silent".to_owned()))?;
@@ -100,7 +100,7 @@ impl Socket {
         }
     }
 
-    pub async fn say(&mut self, frame: &Value) -> Result<(), End> {
+    pub(super) async fn say(&mut self, frame: &Value) -> Result<(), End> {
         self.stream.send(Message::text(frame.to_string())).await.map_err(|error| lost(&error))
     }
 }
