@@ -9,6 +9,8 @@ pub mod read;
 pub mod subscriptions;
 pub mod users;
 
+pub mod judge;
+
 pub mod frame;
 pub mod view;
 

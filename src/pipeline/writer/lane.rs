@@ -15,9 +15,11 @@ use nexxus_storage::{
 };
 use tracing::info;
 
-use super::decide::{Judge, New};
 use crate::{
-    domain::{Application, Domain},
+    domain::{
+        Application, Domain,
+        judge::{Judge, New},
+    },
     messages::{Command, Intent},
     worker::Received,
 };
@@ -167,27 +169,27 @@ impl Lane {
         let judge = Judge {
             application,
             caller: &command.body.caller,
-            change: command.id,
             now: self.now(),
             document_bytes: self.domain.config.limits.document_bytes.bytes(),
         };
-        match &command.body.intent {
+        let decision = match &command.body.intent {
             Intent::Create { model, id, owner, fields, .. } => {
                 let new = New { owner: owner.clone(), fields: fields.clone() };
                 judge.create(model, id, new, documents.get(model, id))
             }
             Intent::Patch { model, id, patch, expected } => {
                 let subject = Subject { model: model.clone(), id: id.clone() };
-                judge.patch(subject, patch, *expected, documents.get(model, id))
+                judge.patch(&subject, patch, *expected, documents.get(model, id))
             }
             Intent::Delete { model, id, expected } => {
                 let subject = Subject { model: model.clone(), id: id.clone() };
-                judge.delete(subject, *expected, documents.get(model, id))
+                judge.delete(&subject, *expected, documents.get(model, id))
             }
             Intent::Define { .. } | Intent::ChangeUser { .. } | Intent::Barrier => {
-                refusal(command, Problem::new(ProblemKind::Internal, "not about a document"))
+                Err(Problem::new(ProblemKind::Internal, "not about a document"))
             }
-        }
+        };
+        decision.unwrap_or_else(|problem| refusal(command, problem))
     }
 
     pub(super) fn now(&self) -> Timestamp {

@@ -4,7 +4,6 @@
 //! the decisions in the application's one order, applies them, and hands the changes to the transport manager. A crash
 //! anywhere leads to the same decisions with the same offsets: what the log holds is taken as decided.
 
-mod decide;
 mod definition;
 mod lane;
 
