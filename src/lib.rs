@@ -3,6 +3,7 @@
 pub mod cli;
 pub mod config;
 
+pub mod api;
 pub mod pipeline;
 pub mod transport;
 

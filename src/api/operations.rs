@@ -1,0 +1,40 @@
+//! What operators and their tools ask: health, readiness, version, metrics.
+
+use axum::{
+    body::Body,
+    extract::State,
+    http::{HeaderValue, Response, StatusCode, header},
+};
+use nexxus_storage::model::{Problem, problem::ProblemKind};
+use serde_json::json;
+
+use super::{Answer, Api, write::json_answer};
+use crate::telemetry;
+
+/// The process runs and answers.
+pub(super) async fn healthy() -> Answer {
+    Ok(json_answer(StatusCode::OK, &json!({ "status": "ok" })))
+}
+
+/// Everything that was accepted before the start is applied, and every part works.
+pub(super) async fn ready(State(api): State<Api>) -> Answer {
+    let waiting_for = api.domain.readiness.waiting_for();
+    if waiting_for.is_empty() {
+        return Ok(json_answer(StatusCode::OK, &json!({ "status": "ready" })));
+    }
+    let detail = format!("not ready yet: waiting for {}", waiting_for.join(", "));
+    Err(Problem::new(ProblemKind::Unavailable, detail).with_retry_after(1).into())
+}
+
+pub(super) async fn version() -> Answer {
+    let version = json!({ "name": env!("CARGO_PKG_NAME"), "version": env!("CARGO_PKG_VERSION") });
+    Ok(json_answer(StatusCode::OK, &version))
+}
+
+/// In Prometheus' text format.
+pub(super) async fn metrics() -> Response<Body> {
+    let mut response = Response::new(Body::from(telemetry::render()));
+    let text = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, text);
+    response
+}
