@@ -1,7 +1,11 @@
 //! HTTP as every listener speaks it: connections, their bounds, their end, and problems as answers. What is served is a router;
 //! this file knows no routes.
 
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{
+    panic::AssertUnwindSafe,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axum::{
     Router,
@@ -89,12 +93,14 @@ async fn converse(stream: TcpStream, router: Router, stop: Stop) {
 async fn observe(request: Request, next: Next) -> Response<Body> {
     let route = request.extensions().get::<MatchedPath>().cloned();
     let route = route.as_ref().map_or("none", MatchedPath::as_str);
+    let began = Instant::now();
     let response = AssertUnwindSafe(next.run(request)).catch_unwind().await.unwrap_or_else(|_| {
         // The panic hook has told where.
         error!(route, "a request panicked");
         problem_response(&Problem::new(ProblemKind::Internal, "the request could not be carried out"))
     });
     let status = response.status();
+    metrics::histogram!("nexxus_http_duration_seconds", "route" => route.to_owned()).record(began.elapsed());
     metrics::counter!("nexxus_http_requests_total", "route" => route.to_owned(), "status" => status.as_str().to_owned())
         .increment(1);
     response
@@ -116,4 +122,85 @@ pub fn problem_response(problem: &Problem) -> Response<Body> {
         headers.insert(CHANGE_ID, change);
     }
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::get;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        sync::Notify,
+    };
+
+    use super::*;
+    use crate::config::Sources;
+
+    /// A server on a port of its own, and the way to stop it.
+    async fn started(router: Router) -> (std::net::SocketAddr, Stop, tokio::task::JoinHandle<Result<(), Failure>>) {
+        let (config, _) = Config::load(&Sources::default()).expect("the defaults");
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let stop = Stop::new();
+        let serving = tokio::spawn(serve(listener, router, Arc::new(config), stop.clone()));
+        (address, stop, serving)
+    }
+
+    async fn exchange(stream: &mut TcpStream, path: &str) -> String {
+        let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.expect("sent");
+        let mut answer = vec![0; 4096];
+        let n_read = stream.read(&mut answer).await.expect("an answer");
+        String::from_utf8_lossy(&answer[..n_read]).into_owned()
+    }
+
+    #[tokio::test]
+    async fn a_panic_costs_its_own_request_only() {
+        async fn panics() -> &'static str {
+            panic!("on purpose")
+        }
+        let router = Router::new().route("/panics", get(panics)).route("/works", get(|| async { "works" }));
+        let (address, stop, serving) = started(router).await;
+        let mut stream = TcpStream::connect(address).await.expect("a connection");
+        let answer = exchange(&mut stream, "/panics").await;
+        assert!(answer.starts_with("HTTP/1.1 500") && answer.contains("application/problem+json"), "{answer}");
+        assert!(exchange(&mut stream, "/works").await.ends_with("works"), "the connection goes on");
+        stop.cancel();
+        serving.await.expect("no panic").expect("a clean end");
+    }
+
+    #[tokio::test]
+    async fn a_stop_lets_requests_in_flight_end() {
+        let (arrived, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let (arriving, going_on) = (arrived.clone(), go_on.clone());
+        let slow = move || {
+            let (arriving, going_on) = (arriving.clone(), going_on.clone());
+            async move {
+                arriving.notify_one();
+                going_on.notified().await;
+                "finished"
+            }
+        };
+        let (address, stop, serving) = started(Router::new().route("/slow", get(slow))).await;
+        let _idle = TcpStream::connect(address).await.expect("a connection");
+        let mut stream = TcpStream::connect(address).await.expect("a connection");
+        let answer = tokio::spawn(async move { exchange(&mut stream, "/slow").await });
+        arrived.notified().await;
+        stop.cancel();
+        go_on.notify_one();
+        assert!(answer.await.expect("an answer").ends_with("finished"));
+        serving.await.expect("no panic").expect("a clean end");
+        assert!(TcpStream::connect(address).await.is_err(), "nobody listens any more");
+    }
+
+    #[test]
+    fn a_problem_says_in_headers_what_it_says() {
+        let change = nexxus_storage::model::ChangeId::generate();
+        let problem = Problem::new(ProblemKind::Unauthorized, "x").with_retry_after(7).with_change_id(change);
+        let response = problem_response(&problem);
+        assert_eq!(response.status(), 401);
+        let header = |name: &str| response.headers()[name].to_str().unwrap_or_default().to_owned();
+        assert_eq!(header("content-type"), "application/problem+json");
+        assert_eq!((header("retry-after"), header("www-authenticate")), ("7".to_owned(), "Bearer".to_owned()));
+        assert_eq!(header(CHANGE_ID), change.to_string());
+    }
 }

@@ -12,6 +12,8 @@ pub mod worker;
 pub mod domain;
 pub mod messages;
 
+pub mod node;
+
 pub mod http;
 pub mod service;
 pub mod telemetry;

@@ -31,7 +31,7 @@ pub(super) async fn list_users(
         None => api.domain.users(asker.app(), after.as_ref(), limit).await?,
     };
     let next = users.last().filter(|_| users.len() == limit).map(|user| user.id.clone());
-    let items: Vec<Value> = users.iter().map(user_to_json).collect();
+    let items: Vec<Value> = users.iter().map(|user| user_to_json(&asker.application, user, true)).collect();
     let mut list = json!({ "items": items });
     if let Some(next) = next {
         list["next"] = json!(next);
@@ -42,12 +42,12 @@ pub(super) async fn list_users(
 pub(super) async fn add_user(State(api): State<Api>, AdminWithin(asker): AdminWithin, body: Body) -> Answer {
     let new = NewUser::parse(body.json()?)?;
     let user = api.domain.add_user(&asker.application, new).await?;
-    Ok(json_answer(StatusCode::CREATED, &user_to_json(&user)))
+    Ok(json_answer(StatusCode::CREATED, &user_to_json(&asker.application, &user, true)))
 }
 
 pub(super) async fn show_user(State(api): State<Api>, AdminWithin(asker): AdminWithin, names: Names) -> Answer {
     let user = api.domain.user(asker.app(), &names.id("id")?).await?;
-    Ok(json_answer(StatusCode::OK, &user_to_json(&user)))
+    Ok(json_answer(StatusCode::OK, &user_to_json(&asker.application, &user, true)))
 }
 
 pub(super) async fn change_user(
@@ -72,7 +72,7 @@ pub(super) async fn change(api: &Api, asker: &Asker, user: &UserId, change: User
         None => None,
     };
     let record = domain.user(app.id(), user).await?;
-    let answer = json_answer(StatusCode::OK, &user_to_json(&record));
+    let answer = json_answer(StatusCode::OK, &user_to_json(app, &record, by_admin));
     Ok(match change {
         Some(change) => with_change(answer, change),
         None => answer,

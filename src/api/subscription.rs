@@ -4,10 +4,7 @@ use axum::{
     extract::State,
     http::{HeaderMap, StatusCode},
 };
-use nexxus_storage::{
-    model::{DeviceId, Problem, SubscriptionId},
-    registry::records,
-};
+use nexxus_storage::model::{DeviceId, Problem, SubscriptionId};
 use serde_json::{Value, json};
 
 use super::{
@@ -18,7 +15,7 @@ use super::{
     problem::malformed,
     write::{json_answer, list_answer, no_content},
 };
-use crate::domain::subscriptions::{Request, Subscribed};
+use crate::domain::subscriptions::{Request, Subscribed, subscription_to_json};
 
 /// Most subscriptions that one request makes.
 const AT_ONCE: usize = 100;
@@ -94,27 +91,7 @@ pub(super) async fn list(State(api): State<Api>, asker: Asker, names: Names) -> 
     let device: DeviceId = names.id("device")?;
     super::device::own(&api, &asker, &device).await?;
     let subscriptions = api.domain.subscriptions_of(&asker.application, &device).await?;
-    Ok(list_answer(subscriptions.iter().map(shown).collect()))
-}
-
-/// `{ subscriptionId, channel, model, modelId?, userId?, filter? }`
-fn shown(subscription: &records::Subscription) -> Value {
-    let mut shown = json!({
-        "subscriptionId": subscription.id,
-        "channel": subscription.channel,
-        "model": subscription.model,
-    });
-    let members = [
-        ("modelId", subscription.model_id.as_ref().map(|id| json!(id))),
-        ("userId", subscription.user_id.as_ref().map(|id| json!(id))),
-        ("filter", subscription.filter.clone()),
-    ];
-    for (name, value) in members {
-        if let Some(value) = value {
-            shown[name] = value;
-        }
-    }
-    shown
+    Ok(list_answer(subscriptions.iter().map(subscription_to_json).collect()))
 }
 
 #[cfg(test)]

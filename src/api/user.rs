@@ -35,7 +35,7 @@ pub(super) async fn refresh(State(api): State<Api>, within: Within, body: Body) 
 
 pub(super) async fn profile(State(api): State<Api>, asker: Asker) -> Answer {
     let user = api.domain.user(asker.app(), asker.user()?).await?;
-    Ok(json_answer(StatusCode::OK, &user_to_json(&user)))
+    Ok(json_answer(StatusCode::OK, &user_to_json(&asker.application, &user, asker.caller().admin)))
 }
 
 pub(super) async fn change_profile(State(api): State<Api>, asker: Asker, body: Body) -> Answer {
