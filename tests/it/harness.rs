@@ -96,14 +96,14 @@ impl Server {
 
     /// Makes an application.
     pub async fn app(&self, id: &str, schema: Value, rules: Value) -> App {
-        let definition = json!({ "id": id, "name": id, "schema": schema, "rules": rules });
+        self.app_as(json!({ "id": id, "name": id, "schema": schema, "rules": rules })).await
+    }
+
+    /// Makes an application by its whole definition.
+    pub async fn app_as(&self, definition: Value) -> App {
+        let id = definition["id"].as_str().expect("an id").to_owned();
         self.admin(Method::POST, "/application", definition).await.expect(StatusCode::CREATED);
-        App {
-            id: id.to_owned(),
-            url: self.url.clone(),
-            admin_token: self.admin_token.clone(),
-            client: self.client.clone(),
-        }
+        App { id, url: self.url.clone(), admin_token: self.admin_token.clone(), client: self.client.clone() }
     }
 
     /// The same application after a restart.

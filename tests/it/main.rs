@@ -3,6 +3,11 @@
 
 mod harness;
 
+mod devices;
 mod first_minute;
+mod queries;
 mod real_tables;
+mod rules;
+mod subscribing;
 mod subscriptions;
+mod users;
