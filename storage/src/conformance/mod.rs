@@ -3,5 +3,6 @@
 //! They are part of the crate's interface (feature `conformance`), so that adapters elsewhere can be held to the same promises.
 
 pub mod change_log;
+pub mod documents;
 pub mod queues;
 pub mod registry;
