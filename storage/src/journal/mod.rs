@@ -194,6 +194,12 @@ impl Journal {
         self.segments.replay(from, self.durable_upto(), visit)
     }
 
+    /// Visits every durable record after the one of this sequence and place: as `replay`, without reading what comes before in
+    /// its segment. For who follows the journal. Blocking.
+    pub fn replay_after(&self, sequence: u64, place: Place, visit: &mut dyn FnMut(Record) -> Result<()>) -> Result<()> {
+        self.segments.replay_at(Some(place), sequence + 1, self.durable_upto(), visit)
+    }
+
     /// Every segment, oldest first.
     pub fn segments(&self) -> Vec<Segment> {
         self.segments.list()

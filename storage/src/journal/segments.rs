@@ -114,6 +114,17 @@ impl Segments {
 
     /// Visits the records from a sequence on, up to one that is durable.
     pub(super) fn replay(&self, from: u64, upto: u64, visit: &mut dyn FnMut(Record) -> Result<()>) -> Result<()> {
+        self.replay_at(None, from, upto, visit)
+    }
+
+    /// The same; where the segment is still there, the reading begins at the place, which is that of the record before `from`.
+    pub(super) fn replay_at(
+        &self,
+        place: Option<Place>,
+        from: u64,
+        upto: u64,
+        visit: &mut dyn FnMut(Record) -> Result<()>,
+    ) -> Result<()> {
         let wanted: Vec<(u64, u32, Arc<dyn File>)> = {
             let held = self.held.lock();
             let overlaps = |held: &Held| held.last >= from;
@@ -124,6 +135,10 @@ impl Segments {
         };
         for (first, length, file) in wanted {
             let mut reader = Reader::new(&*file, first, length);
+            if let Some(place) = place.filter(|place| place.segment == first) {
+                (reader.offset, reader.buffer_at) = (place.offset, place.offset);
+                reader.next_sequence = from - 1;
+            }
             while let Some(record) = reader.next()? {
                 if record.sequence > upto {
                     return Ok(());

@@ -70,6 +70,33 @@ fn expected(numbers: std::ops::RangeInclusive<u64>) -> Vec<(u64, Vec<u8>)> {
     numbers.map(|number| (number, payload(number))).collect()
 }
 
+#[tokio::test]
+async fn following_from_a_place_shows_what_a_replay_shows() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let journal = open(dir.path());
+    fill(&journal, 1..=150).await;
+    let mut places = Vec::new();
+    let mut note = |record: Record| {
+        places.push((record.sequence, record.place));
+        Ok(())
+    };
+    journal.replay(1, &mut note).expect("replays");
+    let after = |(sequence, place)| {
+        let mut found = Vec::new();
+        let mut visit = |record: Record| {
+            found.push((record.sequence, record.payload.to_vec()));
+            Ok(())
+        };
+        journal.replay_after(sequence, place, &mut visit).expect("replays");
+        found
+    };
+    for (sequence, place) in places.clone() {
+        assert_eq!(after((sequence, place)), all(&journal, sequence + 1));
+    }
+    journal.release(100).expect("released");
+    assert_eq!(after(places[0]), all(&journal, 2), "from the oldest held");
+}
+
 /// The newest segment file that holds records.
 fn newest_segment(dir: &Path) -> PathBuf {
     let mut paths: Vec<_> =
