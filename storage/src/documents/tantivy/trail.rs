@@ -11,12 +11,14 @@ use std::{
 
 use crate::{
     Error, ErrorKind, Result,
-    journal::{Journal, Kind, Record},
+    journal::{Journal, Kind, Place, Record},
 };
 
 pub(super) struct Trail {
     /// Every log entry at or below it was applied.
     position: u64,
+    /// Where the record at the position stands, once the trail has walked.
+    place: Option<Place>,
     /// Places above it that were applied.
     ahead: BTreeSet<u64>,
     /// The entry that holds it up, and since when.
@@ -25,7 +27,7 @@ pub(super) struct Trail {
 
 impl Trail {
     pub(super) fn at(position: u64) -> Self {
-        Self { position, ahead: BTreeSet::new(), held_up: None }
+        Self { position, place: None, ahead: BTreeSet::new(), held_up: None }
     }
 
     pub(super) fn position(&self) -> u64 {
@@ -51,16 +53,20 @@ impl Trail {
             return Ok((self.position, None));
         }
         let mut stopped_at = None;
-        let (mut position, ahead) = (self.position, &self.ahead);
-        let walked = journal.replay(position + 1, &mut |record| {
+        let (mut position, mut place, ahead) = (self.position, self.place, &self.ahead);
+        let mut visit = |record: Record| {
             let is_unapplied = record.kind == Kind::LogEntry && !ahead.contains(&record.sequence);
             if record.sequence > upto || is_unapplied {
                 stopped_at = is_unapplied.then_some(record);
                 return Err(Error::new(ErrorKind::Internal, "walk journal", "far enough"));
             }
-            position = record.sequence;
+            (position, place) = (record.sequence, Some(record.place));
             Ok(())
-        });
+        };
+        let walked = match self.place {
+            Some(place) => journal.replay_after(self.position, place, &mut visit),
+            None => journal.replay(self.position + 1, &mut visit),
+        };
         // The walk ends with our own error in the middle of the journal, with success at its end.
         if let Err(error) = walked
             && position < upto
@@ -68,7 +74,7 @@ impl Trail {
         {
             return Err(error);
         }
-        self.position = position;
+        (self.position, self.place) = (position, place);
         self.ahead = self.ahead.split_off(&(position + 1));
         let late = stopped_at.filter(|record| self.is_overdue(record.sequence, patience));
         Ok((position, late))
