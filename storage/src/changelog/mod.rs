@@ -47,14 +47,16 @@ pub trait ChangeLog: Send + Sync {
     async fn marks(&self, app: &AppId) -> Result<Marks>;
 
     /// Appends entries whose offsets follow `tail` densely (`tail.next()`, …; after the default tail, epoch 1 position 1).
-    /// Returns when they are durable, with their places. `Fenced` when the tail is another one: somebody else writes this
+    /// Returns when they are durable, with their places. `Invalid` when they do not follow; `Fenced` when the tail is another one: somebody else writes this
     /// application.
     async fn append(&self, app: &AppId, tail: Offset, entries: Vec<Entry>) -> Result<Vec<LogEntry>>;
 
-    /// Says that everything up to `upto` is in the documents. Never goes back. Wakes who waits in `wait_applied`.
+    /// Says that everything up to `upto` is in the documents. Never goes back; `Invalid` above the head. Wakes who waits in
+    /// `wait_applied`.
     async fn mark_applied(&self, app: &AppId, upto: Offset) -> Result<()>;
 
-    /// Says that everything up to `upto` was published to the next stage. Never goes back.
+    /// Says that everything up to `upto` was published to the next stage. Never goes back; `Invalid` above the head. After a crash it
+    /// may be a moment old: what was told is told again.
     async fn mark_told(&self, app: &AppId, upto: Offset) -> Result<()>;
 
     /// Reads entries above `since`, up to the applied mark, at most `limit` and about 1 MiB. `Gone` when `since` is below what
@@ -70,7 +72,8 @@ pub trait ChangeLog: Send + Sync {
     /// Waits until the applied mark is at or above `upto`; cancel it to give up.
     async fn wait_applied(&self, app: &AppId, upto: Offset) -> Result<()>;
 
-    /// Waits until the change is in the log and applied, and gives its entry; cancel it to give up.
+    /// Waits until the change is in the log and applied, and gives its entry; cancel it to give up. `Gone` when the entry is no
+    /// longer held by then.
     async fn wait_change(&self, app: &AppId, change: ChangeId) -> Result<LogEntry>;
 
     /// The writer says that it has passed a barrier: every command published before it was decided and applied. Not durable.

@@ -604,6 +604,8 @@ pub async fn a_long_history_can_be_read_back(mut subject: impl Subject) {
             let found = log.find(&tasks(), &[entry.entry.change_id]).await.expect("find");
             assert_eq!(found, [Some(entry.clone())]);
         }
+        let (tasks, oldest) = (tasks(), kept[0].entry.change_id);
+        assert_eq!(soon("an old change", log.wait_change(&tasks, oldest)).await.expect("wait"), kept[0]);
         drop(log);
         subject.crash().await;
     }

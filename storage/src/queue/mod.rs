@@ -95,7 +95,7 @@ pub trait Queues: Send + Sync {
     async fn declare(&self, queue: &str, durability: Durability) -> Result<()>;
 
     /// Publishes in order, all or none. Returns when all durable messages on a durable queue are durable. To a queue that was
-    /// not declared: `Invalid`. `Full` when the backlog is at its bound (durable queues; the others drop the message instead
+    /// not declared: `Invalid`; to a transient one whose consumer is gone: dropped. `Full` when the backlog is at its bound (durable queues; the others drop the message instead
     /// and return Ok, and say how many were dropped in `QueueInfo` and the log).
     async fn publish(&self, queue: &str, messages: Vec<Message>) -> Result<()>;
 
@@ -107,13 +107,14 @@ pub trait Queues: Send + Sync {
     /// Every declared queue, by name.
     async fn list(&self) -> Result<Vec<QueueInfo>>;
 
-    /// Looks at up to `limit` waiting messages after the one named (from the front: `None`) without taking them.
+    /// Looks at up to `limit` waiting messages after the one named (from the front: `None`) without taking them. `Invalid` when the
+    /// one named does not wait.
     async fn browse(&self, queue: &str, after: Option<ChangeId>, limit: usize) -> Result<Vec<Message>>;
 
     /// Removes waiting messages by id; gives how many were there.
     async fn remove(&self, queue: &str, ids: &[ChangeId]) -> Result<usize>;
 
-    /// Removes a queue with all that it holds.
+    /// Removes a queue with all that it holds; its consumers end.
     async fn delete(&self, queue: &str) -> Result<()>;
 }
 

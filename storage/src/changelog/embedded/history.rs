@@ -72,8 +72,18 @@ impl History {
         *changes = changes.split_off(&first_kept);
     }
 
-    /// Reads entries from a position on, up to and with `upto`, at most `limit` and about a page. Blocking.
+    /// Reads entries from a position on, up to and with `upto`, at most `limit` and about a page. `Gone` when they are released
+    /// meanwhile. Blocking.
     pub(super) fn read(&self, log: &Log, from: Offset, upto: u64, limit: usize) -> Result<Vec<LogEntry>> {
+        let outcome = self.read_held(log, from, upto, limit);
+        // What was read while its segment went may be anything; a log is trimmed before.
+        if outcome.is_err() && log.is_trimmed(from) {
+            return Err(gone(&log.app, format!("{from:?} is not held any more")));
+        }
+        outcome
+    }
+
+    fn read_held(&self, log: &Log, from: Offset, upto: u64, limit: usize) -> Result<Vec<LogEntry>> {
         let mut entries = Vec::new();
         let (mut next, mut bytes) = (from, 0);
         while next.position <= upto && entries.len() < limit && bytes < PAGE_BYTES {
@@ -120,7 +130,12 @@ impl History {
             if !in_range(self.changes.read().get(segment), change) {
                 continue;
             }
-            if let Some(position) = self.index(*segment)?.position(&log.app, epoch, change) {
+            let index = match self.index(*segment) {
+                Ok(index) => index,
+                Err(error) if error.kind == ErrorKind::Gone => continue,
+                Err(error) => return Err(error),
+            };
+            if let Some(position) = index.position(&log.app, epoch, change) {
                 return Ok(Some(Offset::new(epoch, position)));
             }
         }

@@ -253,18 +253,29 @@ impl Log {
         }
     }
 
-    /// Where a durable change is, as far as memory knows. `anyway`: also when it is not durable yet.
-    pub(super) fn locate(&self, change: ChangeId, durable: u64, anyway: bool) -> Known {
+    /// What memory knows of a change that is durable.
+    pub(super) fn locate(&self, change: ChangeId, durable: u64) -> Known {
         let mut held = self.held.lock();
         held.note_durable(durable);
-        let Some(position) = held.open.iter().find_map(|run| run.position(change)) else { return Known::NotHere };
-        if position > held.durable && !anyway {
-            return Known::NotHere;
+        let position = held.open.iter().find_map(|run| run.position(change));
+        match position.filter(|position| *position <= held.durable) {
+            None => Known::NotHere,
+            Some(position) => match held.recent(position) {
+                Some(logged) => Known::Entry(logged),
+                None => Known::At(held.at(position)),
+            },
         }
-        match held.recent(position) {
-            Some(logged) => Known::Entry(logged),
-            None => Known::At(held.at(position)),
-        }
+    }
+
+    /// Where a change is that is in no indexed segment, durable or not.
+    pub(super) fn offset_of(&self, change: ChangeId) -> Option<Offset> {
+        let held = self.held.lock();
+        held.open.iter().find_map(|run| run.position(change)).map(|position| held.at(position))
+    }
+
+    pub(super) fn is_trimmed(&self, offset: Offset) -> bool {
+        let held = self.held.lock();
+        offset.epoch != held.epoch || offset.position <= held.trimmed
     }
 
     /// An entry that memory holds.
@@ -337,6 +348,15 @@ impl Log {
                 held.trimmed = run.last();
             }
         }
+    }
+}
+
+#[cfg(test)]
+impl Log {
+    /// How many entries memory holds, and of how many it knows the place.
+    pub(super) fn in_memory(&self) -> (usize, usize) {
+        let held = self.held.lock();
+        (held.recent.len(), held.open.iter().map(|run| run.sealed().entries as usize).sum())
     }
 }
 

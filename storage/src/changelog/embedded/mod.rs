@@ -263,19 +263,16 @@ impl Shared {
         }
     }
 
-    /// The entries of the changes that are in the log. `anyway`: also those that are not durable yet.
-    async fn find(
-        self: &Arc<Self>,
-        log: &Arc<Log>,
-        changes: &[ChangeId],
-        anyway: bool,
-    ) -> Result<Vec<Option<LogEntry>>> {
+    /// The entries of the changes that are in the log and durable.
+    async fn find(self: &Arc<Self>, log: &Arc<Log>, changes: &[ChangeId]) -> Result<Vec<Option<LogEntry>>> {
         let durable = self.journal.durable_upto();
+        let known: Vec<_> = changes.iter().map(|change| log.locate(*change, durable)).collect();
+        // Only now: segments go from what memory knows to what indexes know, so that none is missed in this order.
+        let (epoch, segments) = log.sealed_segments();
         let mut found = vec![None; changes.len()];
         let mut on_disk = Vec::new();
-        let (epoch, segments) = log.sealed_segments();
-        for (index, change) in changes.iter().enumerate() {
-            match log.locate(*change, durable, anyway) {
+        for (index, (change, known)) in changes.iter().zip(known).enumerate() {
+            match known {
                 Known::Entry(entry) => found[index] = Some(entry),
                 Known::At(offset) => on_disk.push((index, *change, Some(offset))),
                 Known::NotHere if self.history.may_hold(&segments, *change) => on_disk.push((index, *change, None)),
@@ -303,6 +300,19 @@ impl Shared {
             found[index] = entry;
         }
         Ok(found)
+    }
+
+    /// Where a change is, durable or not.
+    async fn offset_of(self: &Arc<Self>, log: &Arc<Log>, change: ChangeId) -> Result<Option<Offset>> {
+        if let Some(offset) = log.offset_of(change) {
+            return Ok(Some(offset));
+        }
+        let (epoch, segments) = log.sealed_segments();
+        if !self.history.may_hold(&segments, change) {
+            return Ok(None);
+        }
+        let (shared, log) = (self.clone(), log.clone());
+        blocking(move || shared.history.find(&log, epoch, &segments, change)).await
     }
 
     /// One durable entry; none when it was released meanwhile. Blocking.
@@ -359,7 +369,7 @@ impl ChangeLog for EmbeddedChangeLog {
 
     async fn find(&self, app: &AppId, changes: &[ChangeId]) -> Result<Vec<Option<LogEntry>>> {
         match self.shared.log(app) {
-            Some(log) => self.shared.find(&log, changes, false).await,
+            Some(log) => self.shared.find(&log, changes).await,
             None => Ok(vec![None; changes.len()]),
         }
     }
@@ -372,8 +382,8 @@ impl ChangeLog for EmbeddedChangeLog {
     async fn wait_change(&self, app: &AppId, change: ChangeId) -> Result<LogEntry> {
         let log = self.shared.log_or_new(app);
         let logged = log.logged.register(change);
-        let offset = match self.shared.find(&log, &[change], true).await?.pop().flatten() {
-            Some(found) => found.entry.offset,
+        let offset = match self.shared.offset_of(&log, change).await? {
+            Some(offset) => offset,
             None => logged.await,
         };
         log.wait_applied(offset).await;

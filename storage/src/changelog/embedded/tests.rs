@@ -64,6 +64,96 @@ impl Subject for Embedded {
 change_log_conformance!(conformance, || async { Embedded::new(8 << 20) });
 change_log_conformance!(conformance_in_small_segments, || async { Embedded::new(1 << 20) });
 
+fn entries(positions: std::ops::RangeInclusive<u64>) -> Vec<Entry> {
+    positions
+        .map(|position| Entry {
+            offset: Offset::new(1, position),
+            change_id: ChangeId::generate(),
+            time: Timestamp::now(),
+            event: Event::Defined { definition: serde_json::json!("x".repeat(2_000)), before: None },
+        })
+        .collect()
+}
+
+/// Appends 2 kB entries and marks them as applied, in batches of 50.
+async fn fill(log: &EmbeddedChangeLog, app: &AppId, upto: u64) {
+    let mut tail = Offset::default();
+    for first in (1..=upto).step_by(50) {
+        log.append(app, tail, entries(first..=first + 49)).await.expect("append");
+        tail = Offset::new(1, first + 49);
+        log.mark_applied(app, tail).await.expect("mark applied");
+    }
+}
+
+async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !is_so() {
+        assert!(started.elapsed() < Duration::from_secs(20), "{what}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn memory_does_not_grow_with_the_history() {
+    const ENTRIES: u64 = 10_000;
+    let mut embedded = Embedded::new(1 << 20);
+    let log = embedded.log();
+    fill(&log, &app(0), ENTRIES).await;
+    let held = log.shared.log(&app(0)).expect("a log");
+    until("all segments but the last are indexed", || {
+        log.adopt_indexes().expect("adopt indexes");
+        held.in_memory().1 < 1_000
+    })
+    .await;
+    let (recent, _) = held.in_memory();
+    assert!((1_000..=CACHE_BYTES / 6_000).contains(&recent), "{recent} entries of about 6 kB are held");
+    drop((log, held));
+    embedded.reopen();
+    let held = embedded.log().shared.log(&app(0)).expect("a log");
+    assert_eq!(held.in_memory(), (0, 0), "a start reads indexes and keeps runs");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_reads_what_is_released_meanwhile_is_told_so() {
+    const ENTRIES: u64 = 3_000;
+    let embedded = Embedded::new(256 << 10);
+    let log = embedded.log();
+    fill(&log, &app(0), ENTRIES).await;
+    log.adopt_indexes().expect("adopt indexes");
+    let readers: Vec<_> = (0..4)
+        .map(|_| {
+            let log = embedded.log();
+            tokio::spawn(async move {
+                let mut gone = 0;
+                let mut since = Offset::new(1, 0);
+                while since.position < ENTRIES {
+                    match log.read(&app(0), since, 20).await {
+                        Ok(page) => {
+                            assert_eq!(page.entries[0].entry.offset, since.next());
+                            since = page.next;
+                        }
+                        Err(error) => {
+                            assert_eq!(error.kind, ErrorKind::Gone, "{error}");
+                            since = log.marks(&app(0)).await.expect("marks").trimmed;
+                            gone += 1;
+                        }
+                    }
+                }
+                gone
+            })
+        })
+        .collect();
+    let journal = embedded.journal();
+    for segment in journal.segments().into_iter().filter(|segment| segment.indexed) {
+        log.trim(segment.last + 1);
+        journal.release(segment.last + 1).expect("release");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    for reader in readers {
+        reader.await.expect("a reader");
+    }
+}
+
 const APPS: [&str; 3] = ["a", "b", "c"];
 
 fn app(index: usize) -> AppId {

@@ -34,8 +34,8 @@ impl EmbeddedConsumer {
         for (number, at, outcome) in read {
             match outcome {
                 Ok(message) => messages.push((number, message)),
-                // It was carried to a newer segment, or settled by somebody: look again.
-                Err(error) if error.kind == ErrorKind::Gone && self.queue.place_of(number) != Some(at) => {}
+                // It was carried to a newer segment, or removed: what stood there before may be anything now. Look again.
+                Err(_) if self.queue.place_of(number) != Some(at) => {}
                 Err(error) => return Err(error),
             }
         }

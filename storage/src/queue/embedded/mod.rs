@@ -18,6 +18,7 @@ mod tests;
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
@@ -25,7 +26,7 @@ use parking_lot::{Mutex, RwLock};
 
 use self::{
     consumer::EmbeddedConsumer,
-    queue::{Prepared, Queue, undeclared},
+    queue::{Published, Queue, undeclared},
 };
 use super::{Consumer, Durability, Message, QueueInfo, Queues};
 use crate::{
@@ -66,6 +67,9 @@ pub type Admission = Arc<dyn Fn() -> Result<()> + Send + Sync>;
 
 /// Transient queues that are remembered after their consumer went: whoever still publishes to them is not told off.
 const GONE_REMEMBERED: usize = 1_024;
+/// How long publishing waits for room in the journal, and how often it looks.
+const PATIENCE: Duration = Duration::from_secs(2);
+const ROOM_EVERY: Duration = Duration::from_millis(2);
 /// Bytes of messages that are read back, or carried, at once.
 const BATCH_BYTES: usize = 1 << 20;
 
@@ -255,16 +259,19 @@ impl Queues for EmbeddedQueues {
         if messages.iter().any(|message| message.durable) {
             self.shared.admit(&queue.name)?;
         }
-        let prepared = messages
-            .into_iter()
-            .map(|message| {
-                let encoded = if message.durable { Some(codec::encode(&queue.name, &message)?) } else { None };
-                Ok(Prepared { message, encoded })
-            })
-            .collect::<Result<_>>()?;
-        match queue.publish_durable(&self.shared.journal, prepared)? {
-            Some(last) => self.shared.journal.durable(last).await,
-            None => Ok(()),
+        let started = Instant::now();
+        loop {
+            let encode = |message: &Message| message.durable.then(|| codec::encode(&queue.name, message)).transpose();
+            let encoded = messages.iter().map(encode).collect::<Result<_>>()?;
+            match queue.publish_durable(&self.shared.journal, &messages, encoded)? {
+                Published::Upto(Some(last)) => return self.shared.journal.durable(last).await,
+                Published::Upto(None) => return Ok(()),
+                Published::NoRoom(error) if started.elapsed() >= PATIENCE => return Err(error),
+                Published::NoRoom(_) => {
+                    self.shared.journal.durable(self.shared.journal.head()).await?;
+                    tokio::time::sleep(ROOM_EVERY).await;
+                }
+            }
         }
     }
 
@@ -290,14 +297,21 @@ impl Queues for EmbeddedQueues {
         while !spilled.is_empty() {
             let read = self.shared.read_back(spilled.clone()).await?;
             spilled.drain(..read.len());
-            for (number, _, message) in read {
-                let place = shown.iter_mut().find(|(shown, _)| *shown == number);
-                match (place, message) {
-                    (Some((_, place)), Ok(message)) => *place = Some(message),
-                    // Settled and released while we looked.
-                    (_, Err(error)) if error.kind == ErrorKind::Gone => {}
-                    (_, Err(error)) => return Err(error),
-                    (None, Ok(_)) => {}
+            for (number, at, message) in read {
+                let message = match message {
+                    Ok(message) => Some(message),
+                    // Carried to a newer segment meanwhile: read it there. Settled: it does not wait any more.
+                    Err(error) => match queue.place_of(number) {
+                        Some(place) if place == at => return Err(error),
+                        Some(place) => {
+                            spilled.push((number, place));
+                            None
+                        }
+                        None => None,
+                    },
+                };
+                if let Ok(place) = shown.binary_search_by_key(&number, |(number, _)| *number) {
+                    shown[place].1 = message;
                 }
             }
         }

@@ -83,11 +83,12 @@ pub(super) struct Waiting {
     pub(super) redelivered: bool,
 }
 
-/// A message on its way into a durable queue.
-pub(super) struct Prepared {
-    pub(super) message: Message,
-    /// None for a message that need not be durable.
-    pub(super) encoded: Option<Encoded>,
+/// What became of messages for a durable queue.
+pub(super) enum Published {
+    /// They are durable when this journal sequence is.
+    Upto(Option<u64>),
+    /// The journal needs a moment; nothing was published.
+    NoRoom(Error),
 }
 
 /// What a consumer gets.
@@ -128,9 +129,9 @@ impl Queue {
                 held.presence = Presence::Declared(Durability::Durable);
             }
             (held.next, held.settled) = (state.next, state.settled);
-            for mut message in waiting {
-                held.admit_body(&mut message, limits.memory_bytes);
+            for message in waiting {
                 held.bytes += message.bytes;
+                held.in_memory += if message.message.is_some() { message.bytes } else { 0 };
                 held.ready.push_back(message);
             }
         }
@@ -160,37 +161,55 @@ impl Queue {
         }
     }
 
-    /// Publishes to a durable queue; gives the last journal sequence to wait for.
-    pub(super) fn publish_durable(&self, journal: &Journal, messages: Vec<Prepared>) -> Result<Option<u64>> {
-        let sizes: Vec<_> = messages.iter().map(Prepared::bytes).collect();
+    /// Publishes to a durable queue: messages, and the records of those that are durable. Gives the last journal sequence to wait for.
+    pub(super) fn publish_durable(
+        &self,
+        journal: &Journal,
+        messages: &[Message],
+        encoded: Vec<Option<Encoded>>,
+    ) -> Result<Published> {
+        let sizes: Vec<_> = encoded.iter().map(|encoded| OVERHEAD + encoded.as_ref().map_or(0, Encoded::len)).collect();
         let total: usize = sizes.iter().sum();
         let mut held = self.held.lock();
         if held.bytes > 0 && held.bytes + total > self.limits.durable_bytes {
             let message = format!("queue {} holds {} bytes that are not settled", self.name, held.bytes);
             return Err(Error::new(ErrorKind::Full, "publish", message));
         }
-        let mut next = held.next;
-        let (mut records, mut waiting) = (Vec::with_capacity(messages.len()), Vec::with_capacity(messages.len()));
-        for (Prepared { message, encoded }, bytes) in messages.into_iter().zip(sizes) {
-            let is_durable = encoded.is_some();
-            records.extend(encoded.map(|encoded| (Kind::QueueMessage, encoded.numbered(next))));
-            waiting.push((Waiting::new(next, message, bytes), is_durable));
-            next += 1;
+        let first = held.next;
+        let is_durable: Vec<_> = encoded.iter().map(Option::is_some).collect();
+        let records: Vec<_> = (first..)
+            .zip(encoded)
+            .filter_map(|(number, encoded)| Some((Kind::QueueMessage, encoded?.numbered(number))))
+            .collect();
+        let places = match records.is_empty() {
+            true => Vec::new(),
+            false => match journal.append(records) {
+                Ok(places) => places,
+                Err(error) if error.kind == ErrorKind::Full => return Ok(Published::NoRoom(error)),
+                Err(error) => return Err(error),
+            },
+        };
+        let last = places.last().map(|at| at.sequence);
+        let mut places = places.into_iter();
+        for (((number, message), bytes), is_durable) in (first..).zip(messages).zip(sizes).zip(is_durable) {
+            let at = if is_durable { places.next() } else { None };
+            let keep = at.is_none() || held.has_room(bytes, self.limits.memory_bytes);
+            held.ready.push_back(Waiting {
+                number,
+                id: message.id,
+                time: message.time,
+                bytes,
+                at,
+                message: keep.then(|| Box::new(message.clone())),
+                redelivered: false,
+            });
+            held.in_memory += if keep { bytes } else { 0 };
         }
-        let mut places = if records.is_empty() { Vec::new() } else { journal.append(records)? }.into_iter();
-        let mut last = None;
-        for (mut waiting, is_durable) in waiting {
-            if is_durable {
-                waiting.at = places.next();
-                last = waiting.at.map(|at| at.sequence).or(last);
-            }
-            held.admit_body(&mut waiting, self.limits.memory_bytes);
-            held.ready.push_back(waiting);
-        }
-        (held.next, held.bytes) = (next, held.bytes + total);
+        held.next += messages.len() as u64;
+        held.bytes += total;
         drop(held);
         self.changed.notify_waiters();
-        Ok(last)
+        Ok(Published::Upto(last))
     }
 
     /// Publishes to a queue in memory; what does not fit is dropped and counted.
@@ -426,9 +445,13 @@ impl Queue {
     }
 }
 
-impl Prepared {
-    fn bytes(&self) -> usize {
-        OVERHEAD + self.encoded.as_ref().map_or(0, Encoded::len)
+#[cfg(test)]
+impl Queue {
+    /// Bytes of the waiting messages that memory holds: as counted, and as they are.
+    pub(super) fn in_memory(&self) -> (usize, usize) {
+        let held = self.held.lock();
+        let bodies = held.waiting().filter(|waiting| waiting.message.is_some());
+        (held.in_memory, bodies.map(|waiting| waiting.bytes).sum())
     }
 }
 
@@ -475,13 +498,9 @@ impl Held {
         self.ready.get_mut(found)
     }
 
-    /// Keeps the message in memory if there is room, or nowhere else to read it from.
-    fn admit_body(&mut self, waiting: &mut Waiting, most: usize) {
-        if waiting.at.is_some() && self.in_memory + waiting.bytes > most && self.in_memory > 0 {
-            waiting.message = None;
-        } else {
-            self.in_memory += waiting.bytes;
-        }
+    /// Whether one more message that can be read back is kept in memory.
+    fn has_room(&self, bytes: usize, most: usize) -> bool {
+        self.in_memory == 0 || self.in_memory + bytes <= most
     }
 
     fn forget_body(&mut self, waiting: &Waiting) {

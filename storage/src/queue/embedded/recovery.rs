@@ -85,11 +85,11 @@ fn reopen(journal: &Journal, limits: Limits, name: String, found: Found) -> Resu
             let sections = Sections::of_segment(journal, segment)?;
             let (_, queues) = index::read(&sections.queues)?;
             let of = queues.into_iter().find(|of| of.queue == name);
-            places.extend(of.map(|of| of.messages(segment)).transpose()?.unwrap_or_default());
+            let messages = of.map(|of| of.messages(segment)).transpose()?.unwrap_or_default();
+            places.extend(messages.into_iter().filter(|(number, _)| !known.settled.contains(*number)));
         }
     }
-    places.extend(found.messages);
-    places.retain(|number, _| !known.settled.contains(*number));
+    places.extend(found.messages.into_iter().filter(|(number, _)| !known.settled.contains(*number)));
 
     let mut settled = Settled::new(1);
     let mut waiting = Vec::with_capacity(places.len());
