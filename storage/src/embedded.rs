@@ -1,20 +1,164 @@
 //! The embedded engine: one journal, and the four adapters that stand on it, opened, kept in bounds and closed in order.
+//!
+//! What is where in the data directory: `journal/` (see [`crate::journal`]), `registry/`, `documents/`, and `format`, the number of this
+//! layout.
+
+use std::{path::Path, sync::Arc};
+
+use serde_json::{Value, json};
+
+use crate::{
+    Documents, Error, ErrorKind, Result,
+    changelog::embedded::EmbeddedChangeLog,
+    documents::tantivy::{self, TantivyDocuments},
+    journal::{self, Journal},
+    open::Settings,
+    queue::embedded::{EmbeddedQueues, Limits},
+    registry::sled::SledRegistry,
+};
 
 pub mod indexer;
+mod layout;
+mod retention;
+#[cfg(test)]
+mod tests;
+mod upkeep;
 pub(crate) mod wire;
 
-use crate::Result;
+use self::{
+    indexer::StreamIndexer,
+    retention::History,
+    upkeep::{Duties, Upkeep},
+};
 
-/// The parts of the embedded engine that live outside the four seams. Cheap to clone.
+/// Most bytes that wait for the journal's disk.
+const JOURNAL_BACKLOG: usize = 32 << 20;
+
+/// The embedded engine. Cheap to clone.
 #[derive(Clone)]
-pub struct Engine {}
+pub struct Engine {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    journal: Journal,
+    registry: Arc<SledRegistry>,
+    documents: Arc<TantivyDocuments>,
+    duties: Arc<Duties>,
+    upkeep: Upkeep,
+}
 
 impl Engine {
-    pub async fn failed(&self) -> crate::Error {
-        todo!()
+    /// Opens a data directory, or makes it: the journal, then what stands on it, brought up to what the journal holds. Blocking.
+    pub fn open(settings: &Settings) -> Result<Self> {
+        let dir = &settings.dir;
+        layout::check(dir)?;
+        let journal = open_journal(dir, settings.segment_bytes)?;
+        let registry = Arc::new(SledRegistry::open(&dir.join("registry"), journal.clone())?);
+        let options = tantivy::Options {
+            dir: dir.join("documents"),
+            overlay_bytes: settings.overlay_bytes,
+            writer_bytes: settings.index_writer_bytes,
+            commit_every: settings.commit_every,
+        };
+        let documents = Arc::new(TantivyDocuments::open(options, journal.clone())?);
+        // Only now: what the log holds counts as applied when it is opened.
+        let change_log = EmbeddedChangeLog::open(journal.clone())?;
+        let queues = EmbeddedQueues::open(journal.clone(), Limits::default())?;
+        queues.admit_by({
+            let documents = documents.clone();
+            Arc::new(move || documents.admission())
+        });
+        let (needed_by_registry, needed_by_documents) = (registry.clone(), documents.clone());
+        let told = documents.clone();
+        let duties = Arc::new(Duties {
+            journal: journal.clone(),
+            change_log,
+            queues,
+            history: History { age: settings.history_age, bytes: settings.history_bytes },
+            settled: vec![
+                Box::new(move || needed_by_registry.flushed()),
+                Box::new(move || needed_by_documents.committed()),
+            ],
+            releasing: Box::new(move |below| told.forget_deletes_below(below)),
+        });
+        let upkeep = Upkeep::start(duties.clone())?;
+        Ok(Self { inner: Arc::new(Inner { journal, registry, documents, duties, upkeep }) })
     }
 
-    pub async fn close(&self) -> Result<()> {
-        todo!()
+    pub fn queues(&self) -> EmbeddedQueues {
+        self.inner.duties.queues.clone()
     }
+
+    pub fn change_log(&self) -> EmbeddedChangeLog {
+        self.inner.duties.change_log.clone()
+    }
+
+    pub fn registry(&self) -> Arc<SledRegistry> {
+        self.inner.registry.clone()
+    }
+
+    pub fn documents(&self) -> Arc<TantivyDocuments> {
+        self.inner.documents.clone()
+    }
+
+    /// Waits until a part has failed for good: the process has to stop with this error.
+    pub async fn failed(&self) -> Error {
+        tokio::select! {
+            error = self.inner.journal.failed() => error,
+            error = self.inner.registry.failed() => error,
+            error = self.inner.documents.failed() => error,
+        }
+    }
+
+    /// Writes everything that is written lazily and closes the parts, the journal last. All of them are closed even when one fails;
+    /// the first error is given. Nothing is lost then: the next start takes from the journal what is behind.
+    pub async fn close(&self) -> Result<()> {
+        let inner = self.inner.clone();
+        let saved = blocking(move || {
+            inner.upkeep.stop();
+            inner.duties.save_all()
+        });
+        let saved = saved.await;
+        let documents = self.inner.documents.close().await;
+        let registry = self.inner.registry.close().await;
+        let journal = self.inner.journal.clone();
+        let closed = blocking(move || journal.close()).await;
+        saved.and(documents).and(registry).and(closed)
+    }
+
+    /// Numbers for operators, as a JSON object.
+    pub async fn statistics(&self) -> Result<Value> {
+        let journal = &self.inner.journal;
+        let (segments, fsyncs) = (journal.segments(), journal.fsync_statistics());
+        let mean = fsyncs.total.as_secs_f64() / fsyncs.count.max(1) as f64;
+        let journal = json!({
+            "segments": segments.len(),
+            "bytes": segments.iter().map(|segment| segment.bytes).sum::<u64>(),
+            "oldest": segments.first().map(|segment| segment.first),
+            "head": journal.head(),
+            "durable": journal.durable_upto(),
+            "fsyncs": fsyncs.count,
+            "fsyncSeconds": mean,
+            "longestFsyncSeconds": fsyncs.longest.as_secs_f64(),
+            "fsyncSecondsAtOpen": journal.fsync_at_open().as_secs_f64(),
+        });
+        let registry = json!({ "flushed": self.inner.registry.flushed() });
+        Ok(json!({ "journal": journal, "registry": registry, "documents": self.inner.documents.statistics().await? }))
+    }
+}
+
+fn open_journal(dir: &Path, segment_bytes: u32) -> Result<Journal> {
+    Journal::open(journal::Options {
+        dir: dir.join("journal"),
+        indexer: Arc::new(StreamIndexer),
+        segment_bytes,
+        backlog_bytes: JOURNAL_BACKLOG,
+    })
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| Error::new(ErrorKind::Internal, "close", "the work was aborted").with_source(error))?
 }

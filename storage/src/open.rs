@@ -2,7 +2,9 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use crate::{ChangeLog, Documents, Queues, Registry, Result, embedded};
+use serde_json::Value;
+
+use crate::{ChangeLog, Documents, Error, ErrorKind, Queues, Registry, Result, embedded};
 
 /// Which adapter stands behind each seam, and what the embedded ones need to know. Made by the configuration.
 #[derive(Debug, Clone)]
@@ -40,20 +42,65 @@ pub struct Backends {
     engine: embedded::Engine,
 }
 
-/// Opens every backend.
+/// Opens every backend. `Invalid` for an adapter that does not exist, `Unsupported` for one that this build lacks.
 pub async fn open(settings: Settings) -> Result<Backends> {
-    let _ = settings;
-    todo!()
+    check(&settings)?;
+    let opening = tokio::task::spawn_blocking(move || embedded::Engine::open(&settings));
+    let engine = opening
+        .await
+        .map_err(|error| Error::new(ErrorKind::Internal, "open", "opening was aborted").with_source(error))??;
+    Ok(Backends {
+        queues: Arc::new(engine.queues()),
+        change_log: Arc::new(engine.change_log()),
+        registry: engine.registry(),
+        documents: engine.documents(),
+        engine,
+    })
+}
+
+/// An adapter that could stand behind a seam, and the feature that it needs.
+type Adapter = (&'static str, Option<&'static str>);
+
+const QUEUES: [Adapter; 2] = [("embedded", None), ("rabbitmq", Some("rabbitmq"))];
+const CHANGE_LOGS: [Adapter; 2] = [("journal", None), ("redis", Some("redis"))];
+const REGISTRIES: [Adapter; 2] = [("sled", None), ("redis", Some("redis"))];
+const DOCUMENTS: [Adapter; 2] = [("tantivy", None), ("elasticsearch", Some("elasticsearch"))];
+
+fn check(settings: &Settings) -> Result<()> {
+    check_adapter("message_queue.adapter", &settings.queues, &QUEUES)?;
+    check_adapter("change_log.adapter", &settings.change_log, &CHANGE_LOGS)?;
+    check_adapter("registry.adapter", &settings.registry, &REGISTRIES)?;
+    check_adapter("database.adapter", &settings.documents, &DOCUMENTS)
+}
+
+fn check_adapter(key: &str, asked: &str, known: &[Adapter]) -> Result<()> {
+    match known.iter().find(|(name, _)| *name == asked) {
+        Some((_, None)) => Ok(()),
+        Some((_, Some(feature))) => {
+            let message = format!("{key} = \"{asked}\": compiled without the feature `{feature}`");
+            Err(Error::new(ErrorKind::Unsupported, "open", message))
+        }
+        None => {
+            let allowed: Vec<_> = known.iter().map(|(name, _)| format!("`{name}`")).collect();
+            let message = format!("{key} = \"{asked}\": allowed is {}", allowed.join(" or "));
+            Err(Error::new(ErrorKind::Invalid, "open", message))
+        }
+    }
 }
 
 impl Backends {
     /// Waits until a backend has failed for good (a failed fsync): the process has to stop with this error.
-    pub async fn failed(&self) -> crate::Error {
+    pub async fn failed(&self) -> Error {
         self.engine.failed().await
     }
 
     /// Flushes and closes everything, in order. To be called once, when nothing uses the backends any more.
     pub async fn close(&self) -> Result<()> {
         self.engine.close().await
+    }
+
+    /// Numbers for operators, as a JSON object: `journal`, `registry`, `documents`.
+    pub async fn statistics(&self) -> Result<Value> {
+        self.engine.statistics().await
     }
 }

@@ -3,8 +3,6 @@
 
 mod harness;
 
-mod applications;
-mod bad_input;
 mod devices;
 mod first_minute;
 mod queries;
@@ -13,4 +11,3 @@ mod rules;
 mod subscribing;
 mod subscriptions;
 mod users;
-mod writes;

@@ -60,8 +60,18 @@ pub(crate) struct Sections {
 }
 
 impl Sections {
-    /// Reads the index of a segment; makes it from the records where there is none, or one of another format. Blocking.
+    /// Reads the index of a segment; makes it from the records where there is none, or one of another format. `Gone` when the
+    /// segment was released. Blocking.
     pub(crate) fn of_segment(journal: &Journal, first: u64) -> Result<Self> {
+        let outcome = Self::read_or_derive(journal, first);
+        // What was read while the segment went may be anything.
+        if journal.segments().iter().all(|segment| segment.first != first) {
+            return Err(Error::new(ErrorKind::Gone, "read index", format!("segment {first} was released")));
+        }
+        outcome
+    }
+
+    fn read_or_derive(journal: &Journal, first: u64) -> Result<Self> {
         let kept = journal.index(first)?;
         match kept.map(Self::split) {
             Some(Ok(sections)) => Ok(sections),

@@ -1,0 +1,83 @@
+//! The layout of the data directory: `format` holds its number. A directory of a newer layout is refused.
+
+use std::{
+    fs::{self, DirBuilder, File},
+    io::{self, Write},
+    os::unix::fs::DirBuilderExt,
+    path::Path,
+};
+
+use crate::{Error, ErrorKind, Result};
+
+const FORMAT: u32 = 1;
+
+/// Checks that this build knows the layout, and writes its number into a new directory. Only the owner may enter a directory that is
+/// made here: it holds secrets.
+pub(super) fn check(dir: &Path) -> Result<()> {
+    let failed = |error| Error::io("open data directory", dir.display().to_string(), error);
+    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
+    let path = dir.join("format");
+    match fs::read_to_string(&path) {
+        Ok(text) => check_number(dir, &text),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => write_number(dir, &path).map_err(failed),
+        Err(error) => Err(failed(error)),
+    }
+}
+
+fn check_number(dir: &Path, text: &str) -> Result<()> {
+    let dir = dir.display();
+    match text.trim().parse::<u32>() {
+        Ok(FORMAT) => Ok(()),
+        Ok(newer) if newer > FORMAT => {
+            let message =
+                format!("{dir} has layout {newer}; this build knows layouts up to {FORMAT}: use a newer nexxus");
+            Err(Error::new(ErrorKind::Unsupported, "open data directory", message))
+        }
+        Ok(_) | Err(_) => {
+            let message = format!("{dir}/format does not hold the number of a layout");
+            Err(Error::new(ErrorKind::Corrupt, "open data directory", message))
+        }
+    }
+}
+
+fn write_number(dir: &Path, path: &Path) -> io::Result<()> {
+    let draft = dir.join("format.tmp");
+    let mut file = File::create(&draft)?;
+    writeln!(file, "{FORMAT}")?;
+    file.sync_all()?;
+    fs::rename(&draft, path)?;
+    File::open(dir)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_new_directory_gets_the_number() {
+        let parent = tempfile::tempdir().expect("a directory");
+        let dir = parent.path().join("a/data");
+        for _ in 0..2 {
+            check(&dir).expect("it is known");
+            assert_eq!(fs::read_to_string(dir.join("format")).expect("a file"), "1\n");
+        }
+        assert_eq!(fs::metadata(&dir).expect("a directory").permissions().mode() & 0o777, 0o700);
+    }
+
+    #[test]
+    fn another_layout_is_refused_with_a_sentence() {
+        for (text, kind, says) in [
+            ("2\n", ErrorKind::Unsupported, "layout 2; this build knows layouts up to 1"),
+            ("0", ErrorKind::Corrupt, "does not hold the number"),
+            ("", ErrorKind::Corrupt, "does not hold the number"),
+            ("one", ErrorKind::Corrupt, "does not hold the number"),
+        ] {
+            let dir = tempfile::tempdir().expect("a directory");
+            fs::write(dir.path().join("format"), text).expect("write");
+            let error = check(dir.path()).expect_err("refused");
+            assert_eq!(error.kind, kind, "{text:?}");
+            assert!(error.message.contains(says), "{error}");
+        }
+    }
+}
