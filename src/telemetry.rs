@@ -87,3 +87,39 @@ pub async fn keep() {
 pub fn render() -> String {
     RECORDER.get().map(PrometheusHandle::render).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path};
+
+    use super::*;
+
+    /// The names of metrics in calls of the metrics crate's macros.
+    fn names_in(folder: &Path, into: &mut Vec<String>) {
+        for entry in fs::read_dir(folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                names_in(&path, into);
+            } else {
+                let text = fs::read_to_string(&path).expect("a text");
+                let calls = text.split("!(").skip(1).filter_map(|rest| rest.trim_start().strip_prefix("\"nexxus_"));
+                let names = calls.filter_map(|rest| rest.split_once('"'));
+                into.extend(names.map(|(name, _)| format!("nexxus_{name}")).filter(|name| is_name(name)));
+            }
+        }
+    }
+
+    fn is_name(text: &str) -> bool {
+        text.chars().all(|character| character.is_ascii_lowercase() || character == '_')
+    }
+
+    #[test]
+    fn every_metric_is_described() {
+        let mut counted = Vec::new();
+        names_in(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut counted);
+        assert!(counted.len() > 5, "the metrics were not found");
+        for name in counted {
+            assert!(METRICS.iter().any(|(known, ..)| *known == name), "{name} is not in METRICS");
+        }
+    }
+}

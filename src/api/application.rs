@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use axum::{extract::State, http::StatusCode};
 use nexxus_storage::{
-    model::{AppId, Caller, FieldError, Model, Offset, Problem, Rules, Schema, Timestamp, problem::ProblemKind},
+    model::{AppId, Caller, FieldError, Offset, Problem, Rules, Schema, Timestamp, problem::ProblemKind},
     registry::records,
 };
 use serde_json::{Value, json};
@@ -18,7 +18,7 @@ use super::{
     write::{json_answer, list_answer, with_change},
 };
 use crate::{
-    domain::{Application, Identified, form::Form, identity::ADMIN},
+    domain::{Application, Identified, form::Form, identity::ADMIN, users::check_detail_schema},
     messages::Intent,
 };
 
@@ -195,14 +195,11 @@ fn read_user_types(form: &mut Form) -> Option<Vec<String>> {
 }
 
 fn read_user_detail_schema(form: &mut Form) -> Option<Value> {
-    let schemas = form.object("userDetailSchema")?;
-    for (user_type, fields) in &schemas {
-        if let Err(faults) = Model::parse(fields) {
-            let place = format!("/userDetailSchema/{}", user_type.replace('~', "~0").replace('/', "~1"));
-            form.faults(under(&place, faults));
-        }
+    let schema = form.value("userDetailSchema")?;
+    if let Err(faults) = check_detail_schema(&schema) {
+        form.faults(under("/userDetailSchema", faults));
     }
-    Some(Value::Object(schemas))
+    Some(schema)
 }
 
 fn under(place: &str, faults: Vec<FieldError>) -> impl Iterator<Item = FieldError> {

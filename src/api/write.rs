@@ -92,6 +92,8 @@ impl Api {
         model: &Model,
         mut fields: Map<String, Value>,
     ) -> Result<(DocumentId, ChangeId), Problem> {
+        // Who has not signed in and has to, is told that and nothing else.
+        asker.application.condition(&name, Action::Create, asker.caller())?;
         let mut faults = Vec::new();
         let chosen = take_id(&mut fields, &mut faults);
         let owner = take_owner(asker, &mut fields, &mut faults);
@@ -143,7 +145,8 @@ impl Api {
         patch: PatchSet,
         expected: Option<Expected>,
     ) -> Result<ChangeId, Problem> {
-        self.check(asker, &subject, |judge, stored| judge.patch(&subject, &patch, expected, stored)).await?;
+        let decide = |judge: &Judge<'_>, stored: Option<&Stored>| judge.patch(&subject, &patch, expected, stored);
+        self.check(asker, Action::Update, &subject, decide).await?;
         let Subject { model, id } = subject;
         self.publish(asker, Intent::Patch { model, id, patch, expected }).await
     }
@@ -154,7 +157,8 @@ impl Api {
         subject: Subject,
         expected: Option<Expected>,
     ) -> Result<ChangeId, Problem> {
-        self.check(asker, &subject, |judge, stored| judge.delete(&subject, expected, stored)).await?;
+        let decide = |judge: &Judge<'_>, stored: Option<&Stored>| judge.delete(&subject, expected, stored);
+        self.check(asker, Action::Delete, &subject, decide).await?;
         let Subject { model, id } = subject;
         self.publish(asker, Intent::Delete { model, id, expected }).await
     }
@@ -163,9 +167,13 @@ impl Api {
     async fn check(
         &self,
         asker: &mut Asker,
+        action: Action,
         subject: &Subject,
         decide: impl Fn(&Judge<'_>, Option<&Stored>) -> Result<Event, Problem>,
     ) -> Result<(), Problem> {
+        for action in [Action::Read, action] {
+            asker.application.condition(&subject.model, action, asker.caller())?;
+        }
         let stored = self.stored(asker, &subject.model, &subject.id).await?;
         if decide(&self.judge(asker), stored.as_ref()).is_ok() {
             return Ok(());

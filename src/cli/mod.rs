@@ -3,9 +3,12 @@
 mod applications;
 mod client;
 mod completions;
+mod demo;
 mod documents;
+mod greeting;
 mod output;
 mod queues;
+mod serve;
 mod settings;
 mod tail;
 mod users;
@@ -28,6 +31,7 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Serve(serve::Serve),
     App(applications::App),
     User(users::User),
     Token(users::Token),
@@ -64,6 +68,7 @@ impl From<ConfigError> for Exit {
 /// Runs the command that the arguments name.
 pub fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
+        Command::Serve(serve) => serve::run(serve),
         Command::App(app) => client::run(app.run()),
         Command::User(user) => client::run(user.run()),
         Command::Token(token) => client::run(token.run()),
@@ -101,6 +106,9 @@ mod tests {
     #[test]
     fn every_command_of_the_contract_is_understood() {
         for line in [
+            "serve",
+            "serve --role api,writer,transport-manager,websocket --data d --listen 127.0.0.1:0 --config f",
+            "serve --demo",
             "app apply app.json",
             "app apply - --force",
             "app list --json",
@@ -138,6 +146,7 @@ mod tests {
     fn what_makes_no_sense_is_a_usage_error() {
         for line in [
             "",
+            "serve --role cook",
             "app",
             "user add",
             "token create",

@@ -73,7 +73,9 @@ impl Queue {
         match self.command {
             Command::List => {
                 let list = client.get(&["admin", "queues"]).await?;
-                client::print(&client, &list, || say_items(&list, &["queue", "ready", "dead"], "no queues"))
+                client::print(&client, &list, || {
+                    say_items(&list, &["name", "ready", "unacked", "dead", "oldest"], "no queues")
+                })
             }
             Command::Dead(Dead::List { queue, after, limit }) => list(&client, &queue, after, limit).await,
             Command::Dead(Dead::Show { queue, id }) => {
@@ -90,7 +92,24 @@ async fn list(client: &Client, queue: &str, after: Option<String>, limit: Option
     let given: Vec<(&str, String)> = parameters.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
     let request = client.request(Method::GET, &["admin", "queues", queue, "dead"])?.query(&given);
     let list = client.answer(request).await?;
-    client::print(client, &list, || say_items(&list, &["id", "reason", "attempts"], "no dead messages"))
+    client::print(client, &list, || {
+        say_items(&flat(&list), &["id", "time", "tries", "reason"], "no dead messages")?;
+        if let Some(next) = list["next"].as_str() {
+            eprintln!("there are more: --after {}", plain(next));
+        }
+        Ok(())
+    })
+}
+
+/// The list with what is said of each death beside the rest.
+fn flat(list: &Value) -> Value {
+    let mut list = list.clone();
+    for item in list["items"].as_array_mut().into_iter().flatten().filter_map(Value::as_object_mut) {
+        if let Some(Value::Object(death)) = item.remove("dead") {
+            item.extend(death);
+        }
+    }
+    list
 }
 
 async fn settle(client: &Client, queue: &str, how: &str, which: Which) -> Result<(), Exit> {
@@ -101,10 +120,27 @@ async fn settle(client: &Client, queue: &str, how: &str, which: Which) -> Result
 
 fn settled(answer: &Value, how: &str, queue: &str) -> String {
     let done = if how == "retry" { "put back" } else { "dropped" };
-    let count = answer.as_object().and_then(|members| members.values().find_map(Value::as_u64));
+    let count = ["retried", "dropped"].iter().find_map(|name| answer[*name].as_u64());
     match count {
         Some(1) => format!("1 message of {} {done}", plain(queue)),
         Some(count) => format!("{count} messages of {} {done}", plain(queue)),
         None => format!("messages of {} {done}", plain(queue)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_done_is_counted() {
+        assert_eq!(settled(&json!({ "retried": 1, "items": [] }), "retry", "writer"), "1 message of writer put back");
+        assert_eq!(settled(&json!({ "dropped": 0 }), "drop", "writer"), "0 messages of writer dropped");
+    }
+
+    #[test]
+    fn a_death_is_told_with_its_message() {
+        let list = json!({ "items": [{ "id": "1", "dead": { "reason": "poison", "tries": 5 } }, { "id": "2", "dead": null }] });
+        assert_eq!(flat(&list), json!({ "items": [{ "id": "1", "reason": "poison", "tries": 5 }, { "id": "2" }] }));
     }
 }

@@ -42,7 +42,9 @@ pub(super) struct Tail {
 }
 
 /// What is followed, and how far it was read.
-struct Following {
+struct Following<P> {
+    /// Prints a line.
+    print: P,
     client: Client,
     device: String,
     request: Value,
@@ -74,16 +76,7 @@ impl Tail {
             request["filter"] = filter;
         }
         let acknowledges = self.since.as_deref() == Some("last");
-        let following = Following {
-            client,
-            device,
-            request,
-            channel: None,
-            since: self.since,
-            printed: None,
-            early: VecDeque::new(),
-            acknowledges,
-        };
+        let following = Following { since: self.since, acknowledges, ..Following::new(client, device, request, say) };
         tokio::select! {
             outcome = following.follow() => outcome,
             _ = tokio::signal::ctrl_c() => Ok(()),
@@ -91,7 +84,21 @@ impl Tail {
     }
 }
 
-impl Following {
+impl<P: FnMut(&str) -> Result<(), Exit>> Following<P> {
+    fn new(client: Client, device: String, request: Value, print: P) -> Self {
+        Self {
+            print,
+            client,
+            device,
+            request,
+            channel: None,
+            since: None,
+            printed: None,
+            early: VecDeque::new(),
+            acknowledges: false,
+        }
+    }
+
     async fn follow(mut self) -> Result<(), Exit> {
         let mut pause = FIRST_PAUSE;
         let mut was_connected = false;
@@ -183,7 +190,7 @@ impl Following {
         }
         if self.is_ours(frame) {
             let line = if self.client.json { text.to_owned() } else { line::of(frame, self.channel.as_deref()) };
-            say(&line).map_err(End::Final)?;
+            (self.print)(&line).map_err(End::Final)?;
         }
         self.since.clone_from(&offset);
         self.printed = offset;
@@ -232,4 +239,147 @@ fn offset_of(frame: &Value) -> Option<String> {
 /// A problem that came as a frame or as an answer, as one sentence.
 fn sentence(problem: &Value) -> String {
     output::problem(problem).replace('\n', " ")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::HashMap, sync::Arc};
+
+    use axum::{
+        Router,
+        extract::{
+            Query, State, WebSocketUpgrade,
+            ws::{CloseFrame, Message, WebSocket},
+        },
+        response::{IntoResponse, Response},
+        routing::get,
+    };
+    use parking_lot::Mutex;
+
+    use super::*;
+
+    /// What the server does on a connection.
+    #[derive(Clone)]
+    enum Act {
+        Says(Value),
+        /// Waits for a frame of this event; it comes with an id, which is answered with this data.
+        Answers(&'static str, Value),
+        Closes(u16),
+    }
+    use Act::{Answers, Closes, Says};
+
+    /// One script for each connection, and the `since` that it has to come with.
+    type Scripts = Arc<Mutex<VecDeque<(Option<&'static str>, Vec<Act>)>>>;
+
+    async fn upgrade(
+        State(scripts): State<Scripts>,
+        Query(parameters): Query<HashMap<String, String>>,
+        upgrade: WebSocketUpgrade,
+    ) -> Response {
+        let Some((since, script)) = scripts.lock().pop_front() else {
+            let problem = nexxus_storage::model::Problem::new(
+                nexxus_storage::model::problem::ProblemKind::Unauthorized,
+                "the token is void",
+            );
+            return crate::http::problem_response(&problem).into_response();
+        };
+        assert_eq!(parameters.get("since").map(String::as_str), since);
+        assert_eq!((parameters["app"].as_str(), parameters["device"].as_str()), ("tasks", "phone"));
+        upgrade.on_upgrade(|socket| play(socket, script))
+    }
+
+    async fn play(mut socket: WebSocket, script: Vec<Act>) {
+        for act in script {
+            match act {
+                Says(frame) => socket.send(Message::text(frame.to_string())).await.expect("sent"),
+                Answers(event, data) => {
+                    let heard = socket.recv().await.expect("a frame").expect("a frame");
+                    let asked: Value = serde_json::from_str(heard.to_text().expect("a text")).expect("JSON");
+                    assert_eq!(asked["event"], event);
+                    let answer = json!({ "event": "reply", "id": asked["id"], "data": data });
+                    socket.send(Message::text(answer.to_string())).await.expect("sent");
+                }
+                Closes(code) => {
+                    let frame = CloseFrame { code, reason: "".into() };
+                    socket.send(Message::Close(Some(frame))).await.expect("sent");
+                }
+            }
+        }
+    }
+
+    /// Follows what this server says; gives the ids of the printed frames, and why it ended.
+    async fn follow(scripts: Vec<(Option<&'static str>, Vec<Act>)>) -> (Vec<String>, Exit) {
+        let scripts: Scripts = Arc::new(Mutex::new(scripts.into()));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = format!("http://{}", listener.local_addr().expect("an address"));
+        let router = Router::new().route("/ws", get(upgrade)).with_state(scripts.clone());
+        let server = tokio::spawn(async move { axum::serve(listener, router).await });
+        let mut printed = Vec::new();
+        let mut client = Client::new(&url, None).expect("a client").in_app("tasks");
+        client.json = true;
+        let print = |line: &str| {
+            let frame: Value = serde_json::from_str(line).expect("JSON");
+            printed.push(frame["metadata"]["id"].as_str().expect("an id").to_owned());
+            Ok(())
+        };
+        let following = Following::new(client, "phone".to_owned(), json!({ "model": "task" }), print);
+        let exit = following.follow().await.expect_err("it ends");
+        server.abort();
+        assert!(scripts.lock().is_empty(), "it did not come back");
+        (printed, exit)
+    }
+
+    fn hello() -> Act {
+        Says(json!({ "event": "hello", "data": { "deviceId": "phone" } }))
+    }
+
+    fn subscribed(offset: &str) -> Act {
+        Answers("subscribe", json!({ "subscriptionId": "s", "channel": "ours", "items": [], "offset": offset }))
+    }
+
+    fn created(offset: &str, channel: &str) -> Act {
+        let metadata = json!({ "id": offset, "type": "task", "version": 1, "channels": [channel] });
+        Says(json!({ "event": "model_created", "data": {}, "metadata": metadata, "offset": offset }))
+    }
+
+    #[tokio::test]
+    async fn a_lost_connection_goes_on_where_it_was() {
+        let (printed, exit) = follow(vec![
+            (None, vec![hello(), created("09", "ours"), subscribed("10"), created("11", "ours"), Closes(1001)]),
+            // Delivered again, of another subscription of the device, in the progress of the log.
+            (
+                Some("11"),
+                vec![hello(), created("11", "ours"), created("12", "theirs"), created("13", "ours"), Closes(1001)],
+            ),
+            (Some("13"), vec![hello(), Says(json!({ "event": "progress", "offset": "20" })), Closes(4008)]),
+            (Some("20"), vec![hello(), created("21", "ours"), Closes(4003)]),
+        ])
+        .await;
+        assert_eq!(printed, ["09", "11", "13", "21"]);
+        assert_eq!(exit, Exit::Failed("the user, the device or the application was revoked".to_owned()));
+    }
+
+    #[tokio::test]
+    async fn it_subscribes_anew_where_the_server_cannot_go_on() {
+        let resync = |channel: &str| Says(json!({ "event": "resync_required", "data": { "channels": [channel] } }));
+        let (printed, exit) = follow(vec![
+            (None, vec![hello(), subscribed("10"), created("11", "ours"), Closes(1001)]),
+            (
+                Some("11"),
+                vec![hello(), resync("theirs"), resync("ours"), subscribed("50"), created("51", "ours"), Closes(1001)],
+            ),
+            (Some("51"), vec![hello(), Closes(4001)]),
+        ])
+        .await;
+        assert_eq!(printed, ["11", "51"]);
+        assert_eq!(exit, Exit::Failed("the token has expired".to_owned()));
+    }
+
+    #[tokio::test]
+    async fn a_refused_upgrade_is_told_with_its_problem() {
+        let (printed, exit) = follow(Vec::new()).await;
+        assert!(printed.is_empty());
+        let Exit::Refused(problem) = exit else { panic!("{exit:?}") };
+        assert_eq!((problem["status"].as_u64(), problem["detail"].as_str()), (Some(401), Some("the token is void")));
+    }
 }

@@ -3,6 +3,8 @@
 
 mod harness;
 
+mod applications;
+mod bad_input;
 mod devices;
 mod first_minute;
 mod queries;
@@ -11,3 +13,4 @@ mod rules;
 mod subscribing;
 mod subscriptions;
 mod users;
+mod writes;
