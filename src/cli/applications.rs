@@ -32,9 +32,15 @@ enum Command {
     /// List the applications.
     List,
     /// Show the definition of an application.
-    Show { id: String },
+    Show {
+        /// The application's id.
+        id: String,
+    },
     /// Delete an application with all its users and documents.
-    Delete { id: String },
+    Delete {
+        /// The application's id.
+        id: String,
+    },
 }
 
 impl App {

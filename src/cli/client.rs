@@ -64,10 +64,12 @@ pub(super) fn run(command: impl Future<Output = Result<(), Exit>>) -> Result<(),
 
 impl Target {
     pub(super) fn client(self) -> Result<Client, Exit> {
-        let Self { url, token, app, device, json, .. } = &self;
-        let (url, token) = match (url, token) {
-            (Some(url), Some(token)) => (url.clone(), Some(text_argument(token)?)),
-            (Some(url), None) => (url.clone(), None),
+        // A variable that is set to nothing is as good as none.
+        let given = |value: &Option<String>| value.clone().filter(|value| !value.is_empty());
+        let (app, device) = (given(&self.app), given(&self.device));
+        let (url, token) = match (given(&self.url), given(&self.token)) {
+            (Some(url), Some(token)) => (url, Some(text_argument(&token)?)),
+            (Some(url), None) => (url, None),
             // The admin token of this machine goes nowhere else.
             (None, token) => {
                 let local = self.local()?;
@@ -79,9 +81,9 @@ impl Target {
         let claims = client.token.as_deref().and_then(claims);
         let claim = |name: &str| Some(claims.as_ref()?[name].as_str()?.to_owned());
         Ok(Client {
-            app: app.clone().or_else(|| claim("app")),
-            device: device.clone().or_else(|| claim("device")),
-            json: *json,
+            app: app.or_else(|| claim("app")),
+            device: device.or_else(|| claim("device")),
+            json: self.json,
             ..client
         })
     }
@@ -290,6 +292,8 @@ mod tests {
         assert_eq!((client.url.as_str(), client.token.as_deref()), ("http://127.0.0.1:4000/", Some("secret")));
         let other = Target { token: Some("mine".to_owned()), ..target(dir.path()) };
         assert_eq!(other.client().expect("a client").token.as_deref(), Some("mine"));
+        let unset = Target { url: Some(String::new()), token: Some(String::new()), ..target(dir.path()) };
+        assert_eq!(unset.client().expect("a client").token.as_deref(), Some("secret"));
         let elsewhere = Target { url: Some("https://example.org/api/".to_owned()), ..target(dir.path()) };
         assert_eq!(elsewhere.client().expect("a client").token, None, "the admin token of this machine stays here");
     }

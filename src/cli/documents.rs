@@ -15,7 +15,9 @@ const UNIVERSAL: [&str; 2] = ["id", "version"];
 /// Show a document.
 #[derive(Debug, Args)]
 pub(super) struct Get {
+    /// The model, e.g. task.
     model: String,
+    /// The document\'s id.
     id: String,
     #[command(flatten)]
     target: Target,
@@ -24,6 +26,7 @@ pub(super) struct Get {
 /// Find documents.
 #[derive(Debug, Args)]
 pub(super) struct Query {
+    /// The model, e.g. task.
     model: String,
     /// Which ones, e.g. '{"status":"todo","priority":{"$gte":3}}': JSON, @FILE, or - for stdin.
     #[arg(long, value_name = "JSON")]
@@ -44,6 +47,7 @@ pub(super) struct Query {
 /// Create a document.
 #[derive(Debug, Args)]
 pub(super) struct Create {
+    /// The model, e.g. task.
     model: String,
     /// Its fields: JSON, @FILE, or - for stdin.
     #[arg(value_name = "JSON")]
@@ -55,7 +59,9 @@ pub(super) struct Create {
 /// Change a document.
 #[derive(Debug, Args)]
 pub(super) struct Patch {
+    /// The model, e.g. task.
     model: String,
+    /// The document\'s id.
     id: String,
     /// Nexxus patches, a JSON Patch (an array), or a JSON Merge Patch (an object): JSON, @FILE, or - for stdin.
     #[arg(value_name = "JSON")]
@@ -67,7 +73,9 @@ pub(super) struct Patch {
 /// Delete a document.
 #[derive(Debug, Args)]
 pub(super) struct Delete {
+    /// The model, e.g. task.
     model: String,
+    /// The document\'s id.
     id: String,
     #[command(flatten)]
     target: Target,

@@ -23,7 +23,7 @@ use crate::config::ConfigError;
 /// A realtime synchronisation backend: a REST API, durable documents, and every change pushed to the devices that subscribed to
 /// it.
 #[derive(Debug, Parser)]
-#[command(name = "nexxus", version, propagate_version = true, disable_help_subcommand = true)]
+#[command(name = "nexxus", version, disable_help_subcommand = true)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,

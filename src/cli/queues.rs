@@ -32,6 +32,7 @@ enum Command {
 enum Dead {
     /// List the messages that were given up in a queue, oldest first.
     List {
+        /// The queue that they failed in, e.g. writer.
         queue: String,
         /// Only those behind this one.
         #[arg(long, value_name = "ID")]
@@ -41,15 +42,24 @@ enum Dead {
         limit: Option<u32>,
     },
     /// Show a message, whole.
-    Show { queue: String, id: String },
+    Show {
+        /// The queue that it failed in, e.g. writer.
+        queue: String,
+        /// The message's id.
+        id: String,
+    },
     /// Put messages back into their queue.
+    #[command(override_usage = "nexxus queue dead retry [OPTIONS] <QUEUE> <ID>...|--all")]
     Retry {
+        /// The queue that they failed in, e.g. writer.
         queue: String,
         #[command(flatten)]
         which: Which,
     },
     /// Drop messages for good.
+    #[command(override_usage = "nexxus queue dead drop [OPTIONS] <QUEUE> <ID>...|--all")]
     Drop {
+        /// The queue that they failed in, e.g. writer.
         queue: String,
         #[command(flatten)]
         which: Which,

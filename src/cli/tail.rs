@@ -29,6 +29,7 @@ const EARLY_FRAMES: usize = 10_000;
 /// Whatever happens on the way, each change is printed once: after a lost connection it goes on where it was.
 #[derive(Debug, Args)]
 pub(super) struct Tail {
+    /// The model, e.g. task.
     model: String,
     /// Of which documents, e.g. '{"status":"todo"}': JSON, @FILE, or - for stdin.
     #[arg(long, value_name = "JSON")]

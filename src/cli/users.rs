@@ -27,6 +27,7 @@ pub(super) struct User {
 enum Command {
     /// Add a user.
     Add {
+        /// The user's name.
         name: String,
         #[command(flatten)]
         password: Password,
@@ -40,15 +41,22 @@ enum Command {
     /// List the users.
     List,
     /// Show a user.
-    Show { name: String },
+    Show {
+        /// The user's name.
+        name: String,
+    },
     /// Give a user another password.
     Passwd {
+        /// The user's name.
         name: String,
         #[command(flatten)]
         password: Password,
     },
     /// Remove a user; what belongs to the user stays.
-    Delete { name: String },
+    Delete {
+        /// The user's name.
+        name: String,
+    },
 }
 
 #[derive(Debug, Args)]

@@ -39,6 +39,7 @@ pub struct Config {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Api {
+    #[serde(deserialize_with = "value::address")]
     pub listen: SocketAddr,
 }
 
@@ -386,7 +387,11 @@ mod tests {
                 "unknown setting `api.listn` (nexxus.toml, line 2): there is no `listn`; [api] knows listen",
             ),
             ("[apy]\nlisten = \"x\"\n", vec![], "the sections are api, "),
-            ("[api]\nlisten = \"nowhere\"\n", vec![], "`api.listen` (nexxus.toml, line 2): invalid socket address"),
+            (
+                "[api]\nlisten = \"nowhere\"\n",
+                vec![],
+                "`api.listen` (nexxus.toml, line 2): \"nowhere\" is no address with a port",
+            ),
             (
                 "",
                 vec![("NEXXUS_WORKERS__WRITER__PREFETCH", "many")],

@@ -1,6 +1,6 @@
 //! Durations and sizes as people write them.
 
-use std::{fmt, str::FromStr, time};
+use std::{fmt, net::SocketAddr, str::FromStr, time};
 
 use serde::{Deserialize, Deserializer, de::Error as _};
 
@@ -73,6 +73,14 @@ impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         print(self.0, &SIZE_UNITS, f)
     }
+}
+
+/// `"127.0.0.1:3000"`, `"[::1]:3000"`.
+pub(super) fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    text.parse().map_err(|_| {
+        D::Error::custom(format!("\"{text}\" is no address with a port, e.g. \"127.0.0.1:3000\" or \"[::1]:3000\""))
+    })
 }
 
 macro_rules! from_text {
