@@ -308,3 +308,41 @@ async fn what_somebody_needs_is_not_released() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_engine_releases_what_all_its_parts_have_passed() {
+    const HISTORY: u64 = 2 << 20;
+    let dir = tempfile::tempdir().expect("a directory");
+    let settings = Settings { history_bytes: HISTORY, ..settings(dir.path()) };
+    let engine = tokio::task::spawn_blocking(move || Engine::open(&settings)).await.expect("no panic").expect("opens");
+    let tasks = app("tasks");
+    let (queues, change_log, documents) = (engine.queues(), engine.change_log(), engine.documents());
+    queues.declare("writer", Durability::Durable).await.expect("declare");
+    let mut consumer = queues.consume("writer", 100).await.expect("consume");
+    let mut tail = Offset::default();
+    for first in (1..=4_000).step_by(50) {
+        let commands = (0..50).map(|_| message(&tasks, &"x".repeat(1_000))).collect();
+        queues.publish("writer", commands).await.expect("publish");
+        let entries = (first..first + 50).map(|n| create(&tasks, Offset::new(1, n), &"x".repeat(1_000))).collect();
+        let logged = change_log.append(&tasks, tail, entries).await.expect("append");
+        tail = Offset::new(1, first + 49);
+        documents.apply(&tasks, &logged).await.expect("apply");
+        change_log.mark_applied(&tasks, tail).await.expect("mark applied");
+        change_log.mark_told(&tasks, tail).await.expect("mark told");
+        let received = consumer.receive(100).await.expect("receive");
+        consumer.ack(received.into_iter().map(|delivery| delivery.receipt).collect()).await.expect("ack");
+    }
+    let held = || engine.inner.journal.segments().iter().map(|segment| segment.bytes).sum::<u64>();
+    assert!(held() > 4 * HISTORY);
+    engine.registry().export().await.expect("an export");
+    let started = std::time::Instant::now();
+    while held() > HISTORY + (1 << 20) {
+        assert!(started.elapsed().as_secs() < 30, "{} bytes are held", held());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let trimmed = change_log.marks(&tasks).await.expect("marks").trimmed;
+    assert!(trimmed.position > 2_000, "{trimmed:?}");
+    let found = documents.get(&tasks, &"task".parse().expect("a name"), &["d1".parse().expect("an id")]).await;
+    assert!(matches!(found.expect("get")[0], Some(Stored::Live(_))), "a document outlives its entry");
+    engine.close().await.expect("it closes");
+}
