@@ -3,7 +3,7 @@
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, App, Server, User};
+use crate::harness::{Answer, App, Server, User, http_client};
 
 fn schema() -> Value {
     json!({
@@ -464,7 +464,7 @@ async fn administration() {
 async fn who_asks_and_where() {
     let server = Server::start().await;
     let (app, anna, _) = prepared(&server).await;
-    let client = reqwest::Client::new();
+    let client = http_client();
     let get = |path: &str, headers: &[(&str, &str)]| {
         let mut request = client.get(format!("{}{path}", server.url));
         for (name, value) in headers {

@@ -52,7 +52,7 @@ impl Server {
             environment,
             url,
             admin_token,
-            client: reqwest::Client::new(),
+            client: http_client(),
         }
     }
 
@@ -125,6 +125,13 @@ pub fn signal(pid: u32, signal: &str) {
     assert!(status.success(), "kill -{signal} {pid}");
 }
 
+/// A client of its own. The libraries ask for somebody who chooses the cryptography, though nothing here is encrypted.
+pub fn http_client() -> reqwest::Client {
+    static CHOSEN: std::sync::Once = std::sync::Once::new();
+    CHOSEN.call_once(|| rustls::crypto::ring::default_provider().install_default().expect("the first choice"));
+    reqwest::Client::new()
+}
+
 async fn launch(dir: &Path, environment: &[(String, String)]) -> (Child, String, String) {
     let addresses = dir.join("server.json");
     let _gone = std::fs::remove_file(&addresses);
@@ -151,7 +158,7 @@ async fn launch(dir: &Path, environment: &[(String, String)]) -> (Child, String,
 async fn ready(dir: &Path, addresses: &Path) -> Option<(String, String)> {
     let addresses: Value = serde_json::from_slice(&std::fs::read(addresses).ok()?).ok()?;
     let url = addresses["api"].as_str()?.trim_end_matches('/').to_owned();
-    let answer = reqwest::get(format!("{url}/readyz")).await.ok()?;
+    let answer = http_client().get(format!("{url}/readyz")).send().await.ok()?;
     let token = std::fs::read_to_string(dir.join("admin_token")).ok()?.trim().to_owned();
     (answer.status() == StatusCode::OK).then_some((url, token))
 }

@@ -4,7 +4,7 @@ use futures_util::future::join_all;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::harness::{App, Server, User};
+use crate::harness::{App, Server, User, http_client};
 
 fn schema() -> Value {
     json!({ "task": {
@@ -251,7 +251,7 @@ async fn operators_see_how_it_is() {
     let server = Server::start().await;
     let (_, anna) = prepared(&server).await;
     anna.create("task", json!({ "title": "x" })).await;
-    let anonymous = reqwest::Client::new();
+    let anonymous = http_client();
     let get = |path: &str| anna.send(anonymous.get(format!("{}{path}", server.url)));
     assert_eq!(get("/healthz").await.expect(StatusCode::OK), json!({ "status": "ok" }));
     assert_eq!(get("/readyz").await.expect(StatusCode::OK), json!({ "status": "ready" }));
