@@ -104,7 +104,7 @@ pub(super) async fn open_session(
     form.finish(ProblemKind::InvalidDocument)?;
     let user = api.domain.user(asker.app(), &user).await?;
     let login = api.domain.open_session(&asker.application, &user, device.as_ref(), ttl).await?;
-    Ok(json_answer(StatusCode::CREATED, &login.to_json()))
+    Ok(json_answer(StatusCode::OK, &login.to_json()))
 }
 
 /// Ends the sessions of a user: tokens are void, sockets close with 4003.

@@ -17,7 +17,7 @@ const APP: &str = "nxx-app-id";
 const DEVICE: &str = "nxx-device-id";
 const AFTER: &str = "nxx-after";
 
-/// A request within an application, whoever it is from: a login says who.
+/// A request within an application that has users, whoever it is from: a login says who.
 pub(super) struct Within {
     pub(super) application: Arc<Application>,
     /// The device that the client says it is.
@@ -44,6 +44,9 @@ impl FromRequestParts<Api> for Within {
     async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Refusal> {
         let application = named_application(&parts.headers, api).await?;
         let device = named_device(&parts.headers)?;
+        if !application.record.auth_enabled {
+            return Err(no_users().into());
+        }
         Ok(Self { application, device })
     }
 }
@@ -108,9 +111,7 @@ impl Asker {
             None if self.caller().admin => {
                 Err(Problem::new(ProblemKind::Forbidden, "the admin token stands for no user"))
             }
-            None if !self.application.record.auth_enabled => {
-                Err(Problem::new(ProblemKind::Forbidden, "this application has no users"))
-            }
+            None if !self.application.record.auth_enabled => Err(no_users()),
             None => Err(Problem::new(ProblemKind::Unauthorized, "sign in first")),
         }
     }
@@ -179,6 +180,10 @@ fn named_device(headers: &HeaderMap) -> Result<Option<DeviceId>, Problem> {
         Some(text) => text.parse().map(Some).map_err(|error| malformed(format!("{DEVICE} `{text}`: {error}"))),
         None => Ok(None),
     }
+}
+
+fn no_users() -> Problem {
+    Problem::new(ProblemKind::Forbidden, "this application has no users")
 }
 
 /// What follows `Bearer`.

@@ -7,6 +7,7 @@ use axum::{
     http::{HeaderMap, header},
 };
 use bytes::Bytes;
+use http_body_util::BodyExt;
 use nexxus_storage::model::{FieldError, Problem, problem::ProblemKind};
 use serde::de::DeserializeOwned;
 
@@ -15,6 +16,9 @@ use crate::domain::form::Form;
 
 /// How long a client may take to send a body.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What is read of a body beyond its bound.
+const THROWN_AWAY: usize = 4 * 1024 * 1024;
 
 /// A request's body.
 pub(super) struct Body {
@@ -29,13 +33,15 @@ impl FromRequest<Api> for Body {
     async fn from_request(request: Request, api: &Api) -> Result<Self, Refusal> {
         let most = api.domain.config.limits.body_bytes.bytes();
         let (parts, body) = request.into_parts();
-        if said_length(&parts.headers).is_some_and(|length| length > most as u64) {
+        // Who asks beforehand is told before the body is sent.
+        let is_asking = parts.headers.contains_key(header::EXPECT);
+        if is_asking && said_length(&parts.headers).is_some_and(|length| length > most as u64) {
             return Err(too_large(most).into());
         }
         let media_type = media_type_of(&parts.headers);
-        let bytes = match tokio::time::timeout(PATIENCE, axum::body::to_bytes(body, most)).await {
-            Ok(Ok(bytes)) => bytes,
-            Ok(Err(error)) if is_too_long(&error) => return Err(too_large(most).into()),
+        let bytes = match tokio::time::timeout(PATIENCE, read(body, most)).await {
+            Ok(Ok(Some(bytes))) => bytes,
+            Ok(Ok(None)) => return Err(too_large(most).into()),
             Ok(Err(error)) => return Err(malformed(format!("the body cannot be read: {error}")).into()),
             Err(_) => return Err(malformed(format!("the body did not come within {} s", PATIENCE.as_secs())).into()),
         };
@@ -86,15 +92,26 @@ fn media_type_of(headers: &HeaderMap) -> Option<String> {
     Some(media_type.to_ascii_lowercase())
 }
 
-fn is_too_long(error: &axum::Error) -> bool {
-    let mut source: Option<&dyn std::error::Error> = Some(error);
-    while let Some(error) = source {
-        if error.is::<http_body_util::LengthLimitError>() {
-            return true;
+/// The whole body; none when it is longer than it may be. Then some more is read and thrown away: who is still sending when the
+/// connection is closed sees a broken connection, and not the refusal.
+async fn read(mut body: axum::body::Body, most: usize) -> Result<Option<Bytes>, axum::Error> {
+    let (mut chunks, mut n_bytes) = (Vec::new(), 0_usize);
+    while let Some(frame) = body.frame().await {
+        let Ok(chunk) = frame?.into_data() else { continue };
+        n_bytes = n_bytes.saturating_add(chunk.len());
+        if n_bytes <= most {
+            chunks.push(chunk);
+        } else if n_bytes - most > THROWN_AWAY {
+            return Ok(None);
+        } else {
+            chunks.clear();
         }
-        source = error.source();
     }
-    false
+    if n_bytes > most {
+        return Ok(None);
+    }
+    // Nearly always it comes in one piece.
+    Ok(Some(if chunks.len() == 1 { chunks.remove(0) } else { chunks.concat().into() }))
 }
 
 fn too_large(most: usize) -> Problem {
@@ -120,6 +137,16 @@ mod tests {
             let problem = read_json::<Value>(text.as_bytes()).expect_err(text);
             assert_eq!((problem.status, problem.errors.len()), (400, 1));
             assert!(problem.detail.contains(said), "{}", problem.detail);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_is_read_up_to_its_bound() {
+        for (n_bytes, expected) in [(0, Some(0)), (1, Some(1)), (10, Some(10)), (11, None), (6 << 20, None)] {
+            let chunks = (0..n_bytes).map(|_| Ok::<_, std::io::Error>(Bytes::from_static(b"x")));
+            let chunks = futures_util::stream::iter(chunks);
+            let read = read(axum::body::Body::from_stream(chunks), 10).await.expect("no error");
+            assert_eq!(read.map(|bytes| bytes.len()), expected, "{n_bytes} bytes");
         }
     }
 

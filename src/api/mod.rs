@@ -9,6 +9,7 @@ mod path;
 mod problem;
 
 mod barrier;
+mod recent;
 mod write;
 
 mod admin;
@@ -29,8 +30,8 @@ use axum::{
     routing::{delete, get, post},
 };
 
-use self::barrier::Barriers;
 pub use self::problem::{Answer, Refusal};
+use self::{barrier::Barriers, recent::Recent};
 use crate::domain::Domain;
 
 /// What every handler has at hand. Cheap to clone.
@@ -42,6 +43,7 @@ pub struct Api {
 pub struct Shared {
     domain: Domain,
     barriers: Barriers,
+    recent: Recent,
 }
 
 impl Deref for Api {
@@ -53,7 +55,7 @@ impl Deref for Api {
 
 /// Every route of the API.
 pub fn router(domain: Domain) -> Router {
-    let api = Api { shared: Arc::new(Shared { domain, barriers: Barriers::default() }) };
+    let api = Api { shared: Arc::new(Shared { domain, barriers: Barriers::default(), recent: Recent::default() }) };
     Router::new()
         .route("/user/register", post(user::register))
         .route("/user/login", post(user::login))

@@ -38,6 +38,7 @@ impl Api {
     pub(super) async fn publish(&self, asker: &Asker, intent: Intent) -> Result<ChangeId, Problem> {
         let app = asker.app();
         let change = ChangeId::generate();
+        let document = document_of(&intent);
         let command = Command { app: app.clone(), caller: asker.caller().clone(), intent };
         let message = Message {
             id: change,
@@ -51,7 +52,13 @@ impl Api {
         };
         let queue = self.domain.routes.writer.queue_of(app);
         let published = self.domain.backends.queues.publish(&queue, vec![message]).await;
-        published.map(|()| change).map_err(|error| not_published(error, change))
+        let outcome = published.map(|()| change).map_err(|error| not_published(error, change));
+        let is_refused = outcome.as_ref().is_err_and(|problem| problem.kind != ProblemKind::OutcomeUnknown);
+        // After the publish, so that whoever finds the note sends a barrier behind it; and before the answer.
+        if let Some(document) = document.filter(|_| !is_refused) {
+            self.note_write(app, document, change);
+        }
+        outcome
     }
 
     /// Publishes a command and waits until it is carried out: its entry in the log, none when that takes longer than anybody
@@ -126,6 +133,10 @@ impl Api {
 
     /// 409 when the id is taken, and still is when everything accepted before has been applied.
     async fn refuse_taken(&self, asker: &Asker, name: &ModelName, id: &DocumentId) -> Result<(), Problem> {
+        if was_just_given(id) {
+            self.pass_barrier(asker.app()).await?;
+        }
+        self.settle(asker.app(), &Subject { model: name.clone(), id: id.clone() }).await?;
         for is_last in [false, true] {
             match self.stored(asker, name, id).await? {
                 Some(Stored::Live(_)) if is_last => {
@@ -163,7 +174,8 @@ impl Api {
         self.publish(asker, Intent::Delete { model, id, expected }).await
     }
 
-    /// Judges a write on what is stored. Before it is refused, everything that was accepted before it is applied.
+    /// Judges a write on what is stored, when what was accepted for the document is applied. Before it is refused, everything that
+    /// was accepted before it is.
     async fn check(
         &self,
         asker: &mut Asker,
@@ -174,6 +186,7 @@ impl Api {
         for action in [Action::Read, action] {
             asker.application.condition(&subject.model, action, asker.caller())?;
         }
+        self.settle(asker.app(), subject).await?;
         let stored = self.stored(asker, &subject.model, &subject.id).await?;
         if decide(&self.judge(asker), stored.as_ref()).is_ok() {
             return Ok(());
@@ -198,6 +211,25 @@ impl Api {
             document_bytes: self.domain.config.limits.document_bytes.bytes(),
         }
     }
+}
+
+/// Whether an id may be one that was given to another document moments ago, which is noted nowhere until it is applied.
+fn was_just_given(id: &DocumentId) -> bool {
+    const MOMENTS_MS: u64 = 10 * 60 * 1000;
+    let given_at = id.as_str().to_ascii_uppercase().parse::<ChangeId>().map(ChangeId::timestamp_ms);
+    given_at.is_ok_and(|given_at| ChangeId::generate().timestamp_ms().saturating_sub(given_at) < MOMENTS_MS)
+}
+
+/// The document that has to be settled before the next write to it is judged. Creates under a generated id need none: before they
+/// are applied the document is not found, and a refusal waits anyway.
+fn document_of(intent: &Intent) -> Option<Subject> {
+    let (model, id) = match intent {
+        Intent::Create { model, id, chosen: true, .. }
+        | Intent::Patch { model, id, .. }
+        | Intent::Delete { model, id, .. } => (model, id),
+        _ => return None,
+    };
+    Some(Subject { model: model.clone(), id: id.clone() })
 }
 
 /// The id that a client chose.
@@ -338,6 +370,14 @@ mod tests {
             assert_eq!(if_match(text), plain(version), "{text}");
         }
         assert_eq!(if_match("\"1\", \"2\""), Err(400));
+    }
+
+    #[test]
+    fn ids_that_were_just_given_are_told_by_their_time() {
+        assert!(was_just_given(&DocumentId::generate()));
+        for id in ["t-1", "01jdzzzzzzzzzzzzzzzzzzzzzz", "0000000000zzzzzzzzzzzzzzzz"] {
+            assert!(!was_just_given(&DocumentId::parse(id).expect("an id")), "{id}");
+        }
     }
 
     #[test]

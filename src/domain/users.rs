@@ -140,7 +140,13 @@ impl Domain {
         let hash = user.as_ref().and_then(|user| user.password_hash.clone());
         let fits = self.identity.passwords.verify(password, hash).await?;
         match user.filter(|_| fits) {
-            Some(user) => self.open_session(app, &user, device, None).await,
+            Some(user) => {
+                let issued = self.begin(app, &user, device, None).await?;
+                if !app.record.allow_multiple_login {
+                    self.identity.end_sessions(app.id(), &user.id, Some(&issued.session.id)).await?;
+                }
+                Ok(login_of(app, &user, issued))
+            }
             None => Err(Problem::new(ProblemKind::Unauthorized, "wrong username or password")),
         }
     }
@@ -152,7 +158,7 @@ impl Domain {
     }
 
     /// A session of a user without the password (device registration, `POST /admin/users/:id/token`). Registers the device; none:
-    /// a new one. `ttl`: seconds that the token is valid. Where users may be signed in once only, their other sessions end.
+    /// a new one. `ttl`: seconds that the token is valid. It is no login, so it ends no other session.
     pub async fn open_session(
         &self,
         app: &Application,
@@ -160,14 +166,21 @@ impl Domain {
         device: Option<&DeviceId>,
         ttl: Option<u64>,
     ) -> Result<Login, Problem> {
+        let issued = self.begin(app, user, device, ttl).await?;
+        Ok(login_of(app, user, issued))
+    }
+
+    async fn begin(
+        &self,
+        app: &Application,
+        user: &records::User,
+        device: Option<&DeviceId>,
+        ttl: Option<u64>,
+    ) -> Result<Issued, Problem> {
         for _ in 0..RACES {
             let (issued, writes) = self.sign_in(app, user, device, ttl).await?;
             match self.backends.registry.write(writes).await {
-                Ok(()) if app.record.allow_multiple_login => return Ok(login_of(app, user, issued)),
-                Ok(()) => {
-                    self.identity.end_sessions(app.id(), &user.id, Some(&issued.session.id)).await?;
-                    return Ok(login_of(app, user, issued));
-                }
+                Ok(()) => return Ok(issued),
                 Err(error) if error.kind == ErrorKind::Conflict => {}
                 Err(error) => return Err(error.into()),
             }

@@ -45,15 +45,7 @@ impl Server {
         let environment: Vec<_> =
             settings.iter().map(|(name, value)| (format!("NEXXUS_{name}"), (*value).to_owned())).collect();
         let (child, url, admin_token) = launch(dir, &environment).await;
-        Self {
-            child,
-            dir: dir.to_owned(),
-            _owned_dir: None,
-            environment,
-            url,
-            admin_token,
-            client: http_client(),
-        }
+        Self { child, dir: dir.to_owned(), _owned_dir: None, environment, url, admin_token, client: http_client() }
     }
 
     pub fn dir(&self) -> &Path {
