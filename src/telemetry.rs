@@ -4,6 +4,8 @@ use std::{io::IsTerminal, sync::OnceLock, time::Duration};
 
 use metrics::Unit;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use nexxus_storage::{Backends, model::Timestamp, queue::QueueInfo};
+use tracing::debug;
 use tracing_subscriber::{EnvFilter, fmt};
 
 use crate::{
@@ -83,6 +85,33 @@ pub async fn keep() {
     }
 }
 
+/// Takes in what is not counted as it happens: how full the queues are, and how the journal syncs. To be called before
+/// [`render`]; what a backend cannot say now stays as it was.
+pub async fn sample(backends: &Backends) {
+    match backends.queues.list().await {
+        Ok(queues) => queues.iter().for_each(sample_queue),
+        Err(error) => debug!(%error, "the queues cannot be counted"),
+    }
+    match backends.statistics().await {
+        Ok(statistics) => {
+            let journal = &statistics["journal"];
+            metrics::counter!("nexxus_journal_fsyncs_total").absolute(journal["fsyncs"].as_u64().unwrap_or_default());
+            metrics::gauge!("nexxus_journal_fsync_seconds").set(journal["fsyncSeconds"].as_f64().unwrap_or_default());
+        }
+        Err(error) => debug!(%error, "the journal cannot be counted"),
+    }
+}
+
+fn sample_queue(info: &QueueInfo) {
+    let ready = info.ready as f64;
+    if let Some(queue) = info.name.strip_suffix(".dead") {
+        return metrics::gauge!("nexxus_queue_dead", "queue" => queue.to_owned()).set(ready);
+    }
+    let waited_ms = info.oldest.map_or(0, |oldest| Timestamp::now().as_ms() - oldest.as_ms()).max(0);
+    metrics::gauge!("nexxus_queue_ready", "queue" => info.name.clone()).set(ready);
+    metrics::gauge!("nexxus_queue_oldest_seconds", "queue" => info.name.clone()).set(waited_ms as f64 / 1000.0);
+}
+
 /// The metrics in Prometheus' text format; empty before [`start`].
 pub fn render() -> String {
     RECORDER.get().map(PrometheusHandle::render).unwrap_or_default()
@@ -114,12 +143,15 @@ mod tests {
     }
 
     #[test]
-    fn every_metric_is_described() {
+    fn every_metric_is_described_and_counted() {
         let mut counted = Vec::new();
         names_in(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut counted);
         assert!(counted.len() > 5, "the metrics were not found");
-        for name in counted {
-            assert!(METRICS.iter().any(|(known, ..)| *known == name), "{name} is not in METRICS");
+        for name in &counted {
+            assert!(METRICS.iter().any(|(known, ..)| known == name), "{name} is not in METRICS");
+        }
+        for (name, ..) in METRICS {
+            assert!(counted.iter().any(|counted| counted == name), "nothing counts {name}");
         }
     }
 }

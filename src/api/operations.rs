@@ -32,7 +32,8 @@ pub(super) async fn version() -> Answer {
 }
 
 /// In Prometheus' text format.
-pub(super) async fn metrics() -> Response<Body> {
+pub(super) async fn metrics(State(api): State<Api>) -> Response<Body> {
+    telemetry::sample(&api.domain.backends).await;
     let mut response = Response::new(Body::from(telemetry::render()));
     let text = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, text);

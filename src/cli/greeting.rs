@@ -69,13 +69,19 @@ pub(super) fn empty_server(place: &Place) -> String {
 
 {addresses}
 
-There is no application yet. To make the first one, with a user, and to see a change arrive:
+There is no application yet. To make the first one, with a user:
 
   {program} app apply -{data} <<'END'
   {{ "id": "notes", "name": "Notes", "schema": {{ "note": {{ "text": {{ "type": "string", "required": true }} }} }} }}
   END
   {program} user add anna --app notes{data}
-  {program} tail note --app notes{data} &
+
+Then see a change arrive. In a second terminal:
+
+  {program} tail note --app notes{data}
+
+and in a third one:
+
   {program} create note '{{"text":"hello"}}' --app notes{data}
 
 `{program} serve --demo` has one to look at. Ctrl-C stops it."#
@@ -126,9 +132,9 @@ mod tests {
 
     #[test]
     fn what_is_to_be_copied_works_where_it_is_printed() {
-        assert!(empty_server(&place("data", None)).contains("nexxus tail note --app notes &\n"));
+        assert!(empty_server(&place("data", None)).contains("nexxus tail note --app notes\n"));
         let elsewhere = empty_server(&place("my data", None));
-        assert!(elsewhere.contains("nexxus tail note --app notes --data 'my data' &\n"), "{elsewhere}");
+        assert!(elsewhere.contains("nexxus tail note --app notes --data 'my data'\n"), "{elsewhere}");
         assert_eq!(quoted(Path::new("it's")), r"'it'\''s'");
         assert_eq!(quoted(Path::new("")), "''");
         // The application that is shown is one.

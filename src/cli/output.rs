@@ -24,15 +24,18 @@ pub(super) fn say_json(value: &Value) -> Result<(), Exit> {
     say(&format!("{value:#}"))
 }
 
+/// Columns that are worth less than the others: they stand last.
+const LAST: [&str; 3] = ["userId", "createdAt", "updatedAt"];
+
 /// Prints the items of a list: these columns first, then whatever else the items have.
 pub(super) fn say_items(list: &Value, columns: &[&str], none: &str) -> Result<(), Exit> {
     let items: Vec<&Map<String, Value>> = items_of(list).iter().filter_map(Value::as_object).collect();
     if items.is_empty() {
         return say(none);
     }
-    let others = items.iter().flat_map(|item| item.keys()).map(String::as_str);
+    let others = items.iter().flat_map(|item| item.keys()).map(String::as_str).filter(|name| !LAST.contains(name));
     let mut names: Vec<&str> = Vec::new();
-    for name in columns.iter().copied().chain(others) {
+    for name in columns.iter().copied().chain(others).chain(LAST) {
         if !names.contains(&name) && items.iter().any(|item| item.contains_key(name)) {
             names.push(name);
         }

@@ -103,10 +103,12 @@ impl<P: FnMut(&str) -> Result<(), Exit>> Following<P> {
     async fn follow(mut self) -> Result<(), Exit> {
         let mut pause = FIRST_PAUSE;
         let mut was_connected = false;
+        let mut said = String::new();
         loop {
             let end = match Socket::connect(&self.client, &self.device, self.since.as_deref()).await {
                 Ok(socket) => {
                     pause = FIRST_PAUSE;
+                    said.clear();
                     if was_connected {
                         eprintln!("connected again");
                     }
@@ -117,7 +119,12 @@ impl<P: FnMut(&str) -> Result<(), Exit>> Following<P> {
                 Err(end) => end,
             };
             match end {
-                End::Lost(why) => eprintln!("{why}; connecting again"),
+                // While it is away, each reason is told once.
+                End::Lost(why) if why == said => {}
+                End::Lost(why) => {
+                    eprintln!("{why}; connecting again");
+                    said = why;
+                }
                 End::Final(exit) => return Err(exit),
             }
             sleep(pause.mul_f64(0.5 + rand::random::<f64>() / 2.0)).await;
