@@ -27,12 +27,6 @@ pub struct Received<T> {
     pub body: Arc<T>,
 }
 
-impl<T> Clone for Received<T> {
-    fn clone(&self) -> Self {
-        Self { app: self.app.clone(), trace: self.trace.clone(), body: self.body.clone(), ..*self }
-    }
-}
-
 /// What a handled batch leads to: published, in order, before the batch is acknowledged.
 #[derive(Debug, Default)]
 pub struct Outbox {
@@ -41,10 +35,14 @@ pub struct Outbox {
 
 impl Outbox {
     pub fn publish(&mut self, queue: impl Into<String>, message: Message) {
+        self.publish_all(queue, [message]);
+    }
+
+    pub fn publish_all(&mut self, queue: impl Into<String>, more: impl IntoIterator<Item = Message>) {
         let queue = queue.into();
         match self.messages.last_mut() {
-            Some((last, messages)) if *last == queue => messages.push(message),
-            _ => self.messages.push((queue, vec![message])),
+            Some((last, messages)) if *last == queue => messages.extend(more),
+            _ => self.messages.push((queue, more.into_iter().collect())),
         }
     }
 
@@ -62,7 +60,7 @@ pub trait Worker: Send {
     /// batch counts as not handled and comes again, one message at a time where that tells which one is at fault.
     async fn handle(&mut self, batch: &[Received<Self::Input>], out: &mut Outbox) -> Result<(), Error>;
 
-    /// What the batch led to was published; the batch is about to be acknowledged.
+    /// What the outbox held was published. When the worker is called again without this, all of it is lost.
     async fn told(&mut self) -> Result<(), Error> {
         Ok(())
     }

@@ -30,6 +30,7 @@ use crate::{
 pub const TRIES: u32 = 5;
 const FIRST_BACK_OFF: Duration = Duration::from_millis(20);
 const LONGEST_BACK_OFF: Duration = Duration::from_secs(5);
+const RECONNECT: Duration = Duration::from_millis(200);
 const TICK: Duration = Duration::from_secs(1);
 
 /// What a stage consumes, and how.
@@ -54,12 +55,11 @@ pub async fn run<W: Worker>(queues: Arc<dyn Queues>, input: Input, worker: W, st
     }
     let mut runner = Runner { queues, input, worker, out: Outbox::default(), stop };
     while !runner.stop.is_cancelled() {
-        let mut consumer = runner.queues.consume(&runner.input.queue, runner.input.prefetch).await?;
-        match runner.consume(&mut *consumer).await {
+        match runner.serve().await {
             Ok(()) => return Ok(()),
             Err(error) if is_absence(&error) => {
                 warn!(stage = runner.input.stage, %error, "the queue is away, connecting again");
-                runner.pause(FIRST_BACK_OFF * 10).await;
+                runner.pause(RECONNECT).await;
             }
             Err(error) => return Err(error.into()),
         }
@@ -75,7 +75,19 @@ struct Runner<W: Worker> {
     stop: Stop,
 }
 
+/// Deliveries that were decoded.
+struct Batch<T> {
+    received: Vec<Received<T>>,
+    raw: Vec<Message>,
+    receipts: Vec<Receipt>,
+}
+
 impl<W: Worker> Runner<W> {
+    async fn serve(&mut self) -> Result<()> {
+        let mut consumer = self.queues.consume(&self.input.queue, self.input.prefetch).await?;
+        self.consume(&mut *consumer).await
+    }
+
     async fn consume(&mut self, consumer: &mut dyn Consumer) -> Result<()> {
         let mut next_tick = Instant::now() + TICK;
         loop {
@@ -104,24 +116,31 @@ impl<W: Worker> Runner<W> {
     }
 
     async fn tick(&mut self) {
-        let outcome = match self.worker.tick(&mut self.out).await {
-            Ok(()) => self.publish().await,
-            Err(error) => Err(error),
+        let ticking = async {
+            self.worker.tick(&mut self.out).await?;
+            self.publish().await?;
+            self.worker.told().await
         };
-        if let Err(error) = outcome {
+        if let Err(error) = contained("tick", ticking).await {
             self.out.take();
             warn!(stage = self.input.stage, %error, "the stage's housekeeping failed");
         }
     }
 
     async fn take(&mut self, consumer: &mut dyn Consumer, deliveries: Vec<Delivery>) -> Result<()> {
-        let mut batch = Vec::with_capacity(deliveries.len());
-        let mut receipts = Vec::with_capacity(deliveries.len());
+        let started = Instant::now();
+        let n_deliveries = deliveries.len();
+        let mut batch = Batch {
+            received: Vec::with_capacity(n_deliveries),
+            raw: Vec::with_capacity(n_deliveries),
+            receipts: Vec::with_capacity(n_deliveries),
+        };
         for delivery in deliveries {
             match W::Input::from_message(&delivery.message) {
                 Ok(body) => {
-                    batch.push((received(&delivery, body), delivery.message));
-                    receipts.push(delivery.receipt);
+                    batch.received.push(received(&delivery, body));
+                    batch.raw.push(delivery.message);
+                    batch.receipts.push(delivery.receipt);
                 }
                 Err(error) => {
                     self.bury(&delivery.message, &error.to_string(), 1).await?;
@@ -129,58 +148,67 @@ impl<W: Worker> Runner<W> {
                 }
             }
         }
-        let started = Instant::now();
-        if !batch.is_empty() {
-            self.settle(consumer, &batch, receipts).await?;
+        if !batch.received.is_empty() {
+            self.settle(consumer, batch).await?;
         }
         histogram!("nexxus_stage_duration_seconds", "stage" => self.input.stage).record(started.elapsed());
         Ok(())
     }
 
-    async fn settle(
-        &mut self,
-        consumer: &mut dyn Consumer,
-        batch: &[(Received<W::Input>, Message)],
-        receipts: Vec<Receipt>,
-    ) -> Result<()> {
-        let received: Vec<_> = batch.iter().map(|(received, _)| received.clone()).collect();
-        if let Err(error) = self.until_present(&received).await {
+    async fn settle(&mut self, consumer: &mut dyn Consumer, batch: Batch<W::Input>) -> Result<()> {
+        if let Err(error) = self.until_present(&batch.received).await {
             if is_absence(&error) {
                 return Err(error); // Stopping: what is not acknowledged comes back at the next start.
             }
-            if batch.len() > 1 {
+            if batch.received.len() > 1 {
                 warn!(stage = self.input.stage, %error, "a batch failed, handling its messages one by one");
             }
-            for (message, (_, raw)) in received.iter().zip(batch) {
+            for (message, raw) in batch.received.iter().zip(&batch.raw) {
                 self.handle_alone(message, raw).await?;
             }
         }
-        counter!("nexxus_stage_messages_total", "stage" => self.input.stage, "result" => "done")
-            .increment(receipts.len() as u64);
-        consumer.ack(receipts).await
+        consumer.ack(batch.receipts).await
     }
 
     /// One message, tried until it is done or buried.
     async fn handle_alone(&mut self, message: &Received<W::Input>, raw: &Message) -> Result<()> {
         let mut back_off = FIRST_BACK_OFF;
-        for tries in 1..=TRIES {
+        for tries in 1.. {
             let Err(error) = self.until_present(std::slice::from_ref(message)).await else { return Ok(()) };
             if is_absence(&error) {
                 return Err(error); // Stopping, as above.
             }
             counter!("nexxus_stage_messages_total", "stage" => self.input.stage, "result" => "failed").increment(1);
-            if tries < TRIES {
-                warn!(stage = self.input.stage, change = %message.id, %error, tries, "a message failed, trying again");
-                self.pause(back_off).await;
-                back_off = (back_off * 4).min(LONGEST_BACK_OFF);
-                continue;
+            if tries == TRIES {
+                return self.give_up(message, raw, &error).await;
             }
-            let reason = error.to_string();
-            self.worker.dead(message, &reason, &mut self.out).await?;
-            self.publish().await?;
-            self.bury(raw, &reason, tries).await?;
+            warn!(stage = self.input.stage, change = %message.id, %error, tries, "a message failed, trying again");
+            self.pause(back_off).await;
+            if self.stop.is_cancelled() {
+                // Its tries were not spread over time as they should be: it has all of them again at the next start.
+                return Err(Error::new(ErrorKind::Unavailable, "handle message", "the stage is stopping"));
+            }
+            back_off = (back_off * 4).min(LONGEST_BACK_OFF);
         }
         Ok(())
+    }
+
+    /// A message failed for good. It goes to the dead letters even if the worker cannot do what should go with that.
+    async fn give_up(&mut self, message: &Received<W::Input>, raw: &Message, error: &Error) -> Result<()> {
+        let reason = error.to_string();
+        let ending = async {
+            self.worker.dead(message, &reason, &mut self.out).await?;
+            self.publish().await?;
+            self.worker.told().await
+        };
+        if let Err(error) = contained("give up message", ending).await {
+            self.out.take();
+            if is_absence(&error) {
+                return Err(error);
+            }
+            error!(stage = self.input.stage, change = %message.id, %error, "the end of a message could not be told");
+        }
+        self.bury(raw, &reason, TRIES).await
     }
 
     /// Handles and publishes; waits as long as a backend is absent. Gives an absence back only when the node is stopping.
@@ -188,7 +216,7 @@ impl<W: Worker> Runner<W> {
         let mut back_off = FIRST_BACK_OFF;
         loop {
             let error = match self.attempt(batch).await {
-                Ok(()) => return Ok(()),
+                Ok(()) => break,
                 Err(error) => error,
             };
             self.out.take();
@@ -199,17 +227,31 @@ impl<W: Worker> Runner<W> {
             self.pause(back_off).await;
             back_off = (back_off * 2).min(LONGEST_BACK_OFF);
         }
+        counter!("nexxus_stage_messages_total", "stage" => self.input.stage, "result" => "done")
+            .increment(batch.len() as u64);
+        Ok(())
     }
 
     async fn attempt(&mut self, batch: &[Received<W::Input>]) -> Result<()> {
-        contained(self.worker.handle(batch, &mut self.out)).await?;
-        self.publish().await?;
-        self.worker.told().await
+        let handling = async {
+            self.worker.handle(batch, &mut self.out).await?;
+            self.publish().await?;
+            self.worker.told().await
+        };
+        contained("handle message", handling).await
     }
 
+    /// Publishes what the outbox holds. Of messages that need not be durable none is precious: whoever misses them heals itself,
+    /// so nobody waits for them, and one receiver that is away holds up no other.
     async fn publish(&mut self) -> Result<()> {
         for (queue, messages) in self.out.take() {
-            self.queues.publish(&queue, messages).await?;
+            let is_precious = messages.iter().any(|message| message.durable);
+            match self.queues.publish(&queue, messages).await {
+                Err(error) if !is_precious => {
+                    warn!(stage = self.input.stage, queue, %error, "messages that are not precious were dropped");
+                }
+                outcome => outcome?,
+            }
         }
         Ok(())
     }
@@ -248,7 +290,7 @@ fn received<T>(delivery: &Delivery, body: Arc<T>) -> Received<T> {
 }
 
 /// Turns a panic of the worker into an error: one bad message must not end the stage.
-async fn contained(handling: impl Future<Output = Result<()>>) -> Result<()> {
+async fn contained(operation: &'static str, handling: impl Future<Output = Result<()>>) -> Result<()> {
     match AssertUnwindSafe(handling).catch_unwind().await {
         Ok(outcome) => outcome,
         Err(panic) => {
@@ -257,7 +299,7 @@ async fn contained(handling: impl Future<Output = Result<()>>) -> Result<()> {
                 .map(|text| (*text).to_owned())
                 .or_else(|| panic.downcast_ref::<String>().cloned())
                 .unwrap_or_else(|| "of unknown cause".into());
-            Err(Error::new(ErrorKind::Internal, "handle message", format!("panic: {text}")))
+            Err(Error::new(ErrorKind::Internal, operation, format!("panic: {text}")))
         }
     }
 }
