@@ -47,14 +47,20 @@ impl Application {
 /// Every application that is not deleted.
 pub struct Catalog {
     applications: RwLock<HashMap<AppId, Arc<Application>>>,
-    feed: Mutex<Box<dyn Feed>>,
+    source: Mutex<Source>,
     registry: Arc<dyn Registry>,
+}
+
+struct Source {
+    feed: Box<dyn Feed>,
+    /// Something that the feed told was not taken in.
+    is_stale: bool,
 }
 
 impl Catalog {
     pub async fn open(registry: Arc<dyn Registry>) -> Result<Arc<Self>> {
-        let feed = Mutex::new(registry.feed(&[Kind::Application]).await?);
-        let catalog = Arc::new(Self { applications: RwLock::default(), feed, registry });
+        let source = Mutex::new(Source { feed: registry.feed(&[Kind::Application]).await?, is_stale: false });
+        let catalog = Arc::new(Self { applications: RwLock::default(), source, registry });
         catalog.reload().await?;
         Ok(catalog)
     }
@@ -70,25 +76,35 @@ impl Catalog {
         all
     }
 
-    /// Takes in every definition that was written before this call. Gives the applications that changed.
-    pub async fn refresh(&self) -> Result<Vec<AppId>> {
-        let mut feed = self.feed.lock().await;
-        let news = feed.read().await?;
-        if news.contains(&News::Reload) {
+    /// Takes in every definition that was written before this call.
+    pub async fn refresh(&self) -> Result<()> {
+        let mut source = self.source.lock().await;
+        let news = source.feed.read().await?;
+        // What was read and not taken in, because of an error or because the caller is gone, the feed does not tell again.
+        if std::mem::replace(&mut source.is_stale, true) || news.contains(&News::Reload) {
             self.reload().await?;
-            return Ok(self.applications.read().keys().cloned().collect());
+        } else {
+            news.into_iter().for_each(|news| self.take_news(news));
         }
-        let mut changed = Vec::new();
-        for news in news {
-            let News::Written { key, value } = news else { continue };
-            let Ok(app) = AppId::parse(&key.id) else { continue };
-            match value {
-                Some(value) => self.take(decode(&key, &value)?),
-                None => self.drop_application(&app),
+        source.is_stale = false;
+        Ok(())
+    }
+
+    fn take_news(&self, news: News) {
+        let News::Written { key, value } = news else { return };
+        let Ok(app) = AppId::parse(&key.id) else { return };
+        let application = value.and_then(|value| match decode(&key, &value) {
+            Ok(record) => compile(record),
+            Err(error) => {
+                error!(%app, %error, "a definition cannot be read");
+                None
             }
-            changed.push(app);
+        });
+        let mut applications = self.applications.write();
+        match application {
+            Some(application) => drop(applications.insert(app, application)),
+            None => drop(applications.remove(&app)),
         }
-        Ok(changed)
     }
 
     /// Keeps the catalog up to date until told to stop.
@@ -108,31 +124,22 @@ impl Catalog {
 
     async fn reload(&self) -> Result<()> {
         let all: Vec<records::Application> = self.registry.load_all(Kind::Application, None, "").await?;
-        self.applications.write().clear();
-        for record in all {
-            self.take(record);
-        }
+        let all = all.into_iter().filter_map(|record| Some((record.id.clone(), compile(record)?))).collect();
+        // At once: in between, applications would seem to be gone.
+        *self.applications.write() = all;
         Ok(())
     }
+}
 
-    fn take(&self, record: records::Application) {
-        if record.deleted {
-            return self.drop_application(&record.id);
-        }
-        let id = record.id.clone();
-        match Application::compile(record) {
-            Ok(application) => {
-                self.applications.write().insert(id, Arc::new(application));
-            }
-            // The others go on; this one answers as if it were not there, and the log names it.
-            Err(error) => {
-                error!(app = %id, %error, "an application cannot be used");
-                self.drop_application(&id);
-            }
-        }
+/// None for what is deleted, and for what cannot be used: the others go on, this one answers as if it were not there, and the log
+/// names it.
+fn compile(record: records::Application) -> Option<Arc<Application>> {
+    if record.deleted {
+        return None;
     }
-
-    fn drop_application(&self, app: &AppId) {
-        self.applications.write().remove(app);
-    }
+    let app = record.id.clone();
+    Application::compile(record)
+        .inspect_err(|error| error!(%app, %error, "an application cannot be used"))
+        .ok()
+        .map(Arc::new)
 }
