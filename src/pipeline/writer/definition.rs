@@ -31,6 +31,10 @@ impl Lane {
             Ok(next) => next,
             Err(error) => return Ok(refusal(command, invalid(error.to_string()))),
         };
+        // Nothing is logged that cannot be applied.
+        if let Err(error) = Application::compile(next.clone()) {
+            return Ok(refusal(command, invalid(error.message)));
+        }
         match (&self.application, new) {
             (Some(_), true) => {
                 let problem = Problem::new(ProblemKind::Exists, format!("application {} exists already", self.app));
@@ -63,6 +67,7 @@ impl Lane {
     async fn begin_log(&mut self) -> Result<()> {
         if self.tail.is_some_and(|tail| tail != nexxus_storage::model::Offset::default()) {
             self.tail = Some(self.domain.backends.change_log.begin_epoch(&self.app).await?);
+            self.reborn = Some(self.now());
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! The writing of one application: its tail of the log, its definition in force, and the batch in hand.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -36,6 +36,8 @@ pub(super) struct Lane {
     pub(super) application: Option<Arc<Application>>,
     /// Times of entries never go back, whatever the clock does.
     last_time: Timestamp,
+    /// When the log began its epoch, if it is not the first one: what was published before belongs to a former life.
+    pub(super) reborn: Option<Timestamp>,
     /// Decided, not yet logged.
     decided: Vec<Entry>,
     /// Logged and applied, not yet told.
@@ -52,6 +54,7 @@ impl Lane {
             tail: None,
             application: None,
             last_time: Timestamp::from_ms(0).unwrap_or_else(|_| Timestamp::now()),
+            reborn: None,
             decided: Vec::new(),
             done: Vec::new(),
         }
@@ -70,8 +73,10 @@ impl Lane {
         }
         let ids: Vec<_> = commands.iter().map(|command| command.id).collect();
         let known = self.domain.backends.change_log.find(&self.app, &ids).await?;
-        let fresh: Vec<_> =
-            commands.iter().zip(known).filter(|(_, known)| known.is_none()).map(|(command, _)| *command).collect();
+        // A publisher that got no answer publishes again: the same command may come twice, also in one batch.
+        let mut seen = HashSet::with_capacity(commands.len());
+        let fresh = commands.iter().zip(known).filter(|(command, known)| known.is_none() && seen.insert(command.id));
+        let fresh: Vec<_> = fresh.map(|(command, _)| *command).collect();
         let mut documents = Documents::look_up(self, &fresh).await?;
         for command in fresh {
             self.decide(command, &mut documents).await?;
@@ -101,17 +106,22 @@ impl Lane {
     /// Nothing is decided before, so nothing is ever decided on documents that lack a logged change.
     async fn take_over(&mut self) -> Result<()> {
         let marks = self.domain.backends.change_log.marks(&self.app).await?;
-        for entry in self.read_since(marks, marks.applied).await? {
-            self.apply(std::slice::from_ref(&entry)).await?;
+        let unfinished = self.read_since(marks, marks.applied.min(marks.told)).await?;
+        let n_applied = unfinished.partition_point(|logged| logged.entry.offset <= marks.applied);
+        let (applied, logged) = unfinished.split_at(n_applied);
+        // An engine that has its documents from the log counts an entry as applied when it is in them. The registry may lack it.
+        self.apply_to_registry(applied).await?;
+        for entry in logged {
+            self.apply(std::slice::from_ref(entry)).await?;
         }
-        for entry in self.read_since(marks, marks.told).await? {
-            self.done.push(entry.entry);
-        }
+        let untold = unfinished.into_iter().filter(|logged| logged.entry.offset > marks.told);
+        self.done.extend(untold.map(|logged| logged.entry));
         self.domain.catalog.refresh().await?;
         self.application = self.domain.catalog.find(&self.app);
         if let Some(last) = self.read_since(marks, before(marks.head)).await?.last() {
             self.last_time = self.last_time.max(last.entry.time);
         }
+        self.reborn = self.began(marks).await?;
         if marks.head != marks.told {
             info!(app = %self.app, head = %marks.head, applied = %marks.applied, told = %marks.told, "took over");
         }
@@ -119,10 +129,24 @@ impl Lane {
         Ok(())
     }
 
+    /// When an epoch after the first one began; none also where that is too long ago for the log to know.
+    async fn began(&self, marks: Marks) -> Result<Option<Timestamp>> {
+        if marks.head.epoch < 2 || marks.head.position == 0 || marks.trimmed.position > 0 {
+            return Ok(None);
+        }
+        let page = self.domain.backends.change_log.read_logged(&self.app, before_first(marks.head), 1).await?;
+        Ok(page.entries.first().map(|first| first.entry.time))
+    }
+
+    /// A command that was published in a former life of the application: its decision went with the log of that time, so it
+    /// comes back from the queue as if it had never been decided.
+    fn is_of_former_life(&self, command: &Received<Command>) -> bool {
+        command.redelivered && self.reborn.is_some_and(|reborn| command.time < reborn)
+    }
+
     /// Everything logged above a mark; from the oldest held where the mark is of another epoch or trimmed.
     async fn read_since(&self, marks: Marks, mark: Offset) -> Result<Vec<LogEntry>> {
-        let oldest =
-            if marks.trimmed.epoch == marks.head.epoch { marks.trimmed } else { Offset::new(marks.head.epoch, 0) };
+        let oldest = if marks.trimmed.epoch == marks.head.epoch { marks.trimmed } else { before_first(marks.head) };
         let mut since = mark.max(oldest);
         let mut entries = Vec::new();
         while since < marks.head {
@@ -138,6 +162,13 @@ impl Lane {
 
     async fn decide(&mut self, command: &Received<Command>, documents: &mut Documents) -> Result<()> {
         match &command.body.intent {
+            Intent::Create { .. } | Intent::Patch { .. } | Intent::Delete { .. } | Intent::Define { .. }
+                if self.is_of_former_life(command) =>
+            {
+                let detail = "the application was deleted and made again since";
+                self.push(command, refusal(command, Problem::new(ProblemKind::Conflict, detail)));
+                return Ok(());
+            }
             Intent::Barrier => {
                 self.log_and_apply().await?;
                 return self.domain.backends.change_log.pass(&self.app, command.id).await;
@@ -146,7 +177,11 @@ impl Lane {
                 self.log_and_apply().await?;
                 let event = self.define(command, definition, *forced, *new).await?;
                 self.push(command, event);
-                return self.log_and_apply().await;
+                self.log_and_apply().await?;
+                if self.application.is_none() {
+                    documents.forget(); // They went with the application.
+                }
+                return Ok(());
             }
             Intent::ChangeUser { user, after } => {
                 self.log_and_apply().await?;
@@ -219,14 +254,24 @@ impl Lane {
     async fn apply(&mut self, logged: &[LogEntry]) -> Result<()> {
         let Some(last) = logged.last() else { return Ok(()) };
         self.domain.backends.documents.apply(&self.app, logged).await?;
-        for entry in logged {
-            match &entry.entry.event {
-                Event::Defined { definition, .. } => self.apply_definition(&entry.entry, definition).await?,
-                Event::UserChanged { user, after, .. } => self.apply_user(user, after.as_ref()).await?,
+        self.apply_to_registry(logged).await?;
+        self.domain.backends.change_log.mark_applied(&self.app, last.entry.offset).await
+    }
+
+    /// Definitions in order; of each user what the last of these entries says, so that nobody sees what is over.
+    async fn apply_to_registry(&mut self, logged: &[LogEntry]) -> Result<()> {
+        let mut users = BTreeMap::new();
+        for logged in logged {
+            match &logged.entry.event {
+                Event::Defined { definition, .. } => self.apply_definition(&logged.entry, definition).await?,
+                Event::UserChanged { user, after, .. } => drop(users.insert(user, after.as_ref())),
                 _ => {}
             }
         }
-        self.domain.backends.change_log.mark_applied(&self.app, last.entry.offset).await
+        for (user, after) in users {
+            self.apply_user(user, after).await?;
+        }
+        Ok(())
     }
 }
 
@@ -264,6 +309,11 @@ impl Documents {
         self.states.get(&(model.clone(), id.clone()))?.as_ref()
     }
 
+    /// Nothing is there any more.
+    fn forget(&mut self) {
+        self.states.values_mut().for_each(|state| *state = None);
+    }
+
     /// Takes in a decision, where another command of the batch is about the same document.
     fn remember(&mut self, event: &Event) {
         if self.states.is_empty() {
@@ -297,6 +347,11 @@ pub(super) fn refusal(command: &Received<Command>, problem: Problem) -> Event {
 
 pub(super) fn no_application(app: &AppId) -> Problem {
     Problem::new(ProblemKind::NotFound, format!("there is no application {app}"))
+}
+
+/// The offset before the first entry of this one's epoch.
+fn before_first(offset: Offset) -> Offset {
+    Offset::new(offset.epoch, 0)
 }
 
 /// The offset before this one, in its epoch.

@@ -7,13 +7,13 @@
 mod definition;
 mod lane;
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use async_trait::async_trait;
 use futures_util::future::join_all;
 use nexxus_storage::{
     Error, Result,
-    model::{AppId, Entry, Offset},
+    model::{AppId, ChangeId, Entry, Offset},
     queue::{Message, Payload},
 };
 
@@ -24,11 +24,14 @@ use crate::{
     worker::{Outbox, Received, Worker},
 };
 
+/// Applications that are kept in hand; past it all of them are taken over anew.
+const MOST_LANES: usize = 10_000;
+
 /// The worker of the stage `writer`.
 pub struct Writer {
     domain: Domain,
     lanes: HashMap<AppId, Lane>,
-    /// What the outbox holds goes up to here.
+    /// What the outbox holds goes up to here; until it is published.
     telling: Vec<(AppId, Offset)>,
 }
 
@@ -37,24 +40,32 @@ impl Writer {
         Self { domain, lanes: HashMap::new(), telling: Vec::new() }
     }
 
-    fn tell(&mut self, app: &AppId, entries: &[std::sync::Arc<Entry>], traces: &Traces, out: &mut Outbox) {
+    /// What the last outbox held is published when `telling` is empty. If it is not, all of that has to be told again: lanes begin
+    /// with a take-over, which collects what was logged and not told.
+    fn begin(&mut self) {
+        if !self.telling.is_empty() || self.lanes.len() > MOST_LANES {
+            self.lanes.clear();
+        }
+        self.telling.clear();
+    }
+
+    fn tell(&mut self, app: &AppId, entries: &[Arc<Entry>], traces: &Traces, out: &mut Outbox) {
         let Some(last) = entries.last() else { return };
         let queue = self.domain.routes.transport_manager.queue_of(app);
-        for entry in entries {
-            out.publish(queue.clone(), change_message(app, entry, traces.get(&entry.change_id).cloned()));
-        }
+        let message = |entry| change_message(app, entry, traces.get(&entry.change_id).cloned());
+        out.publish_all(queue, entries.iter().map(message));
         self.telling.push((app.clone(), last.offset));
     }
 }
 
-type Traces = HashMap<nexxus_storage::model::ChangeId, String>;
+type Traces = HashMap<ChangeId, String>;
 
 #[async_trait]
 impl Worker for Writer {
     type Input = Command;
 
     async fn handle(&mut self, batch: &[Received<Command>], out: &mut Outbox) -> Result<(), Error> {
-        self.telling.clear();
+        self.begin();
         let traces: Traces = batch.iter().filter_map(|command| Some((command.id, command.trace.clone()?))).collect();
         let mut lanes = std::mem::take(&mut self.lanes);
         let working = by_application(batch).into_iter().map(|(app, commands)| {
@@ -91,7 +102,7 @@ impl Worker for Writer {
     }
 
     async fn dead(&mut self, command: &Received<Command>, reason: &str, out: &mut Outbox) -> Result<(), Error> {
-        self.telling.clear();
+        self.begin();
         let app = command.body.app.clone();
         let mut lane = self.lanes.remove(&app).unwrap_or_else(|| Lane::new(self.domain.clone(), app));
         let entries = lane.refuse(command, reason).await?;
@@ -117,7 +128,7 @@ fn by_application(batch: &[Received<Command>]) -> Vec<(AppId, Vec<&Received<Comm
 }
 
 /// A logged change as the next stage takes it.
-fn change_message(app: &AppId, entry: &std::sync::Arc<Entry>, trace: Option<String>) -> Message {
+fn change_message(app: &AppId, entry: &Arc<Entry>, trace: Option<String>) -> Message {
     let change = Change { app: app.clone(), entry: entry.clone() };
     Message {
         id: entry.change_id,
@@ -127,6 +138,6 @@ fn change_message(app: &AppId, entry: &std::sync::Arc<Entry>, trace: Option<Stri
         trace,
         dead: None,
         durable: true,
-        payload: Payload::new(std::sync::Arc::new(change)),
+        payload: Payload::new(Arc::new(change)),
     }
 }
