@@ -11,6 +11,7 @@ pub mod users;
 
 pub mod judge;
 
+pub mod alteration;
 pub mod frame;
 pub mod view;
 

@@ -35,6 +35,13 @@ pub struct DeviceMessage {
     pub frame: Bytes,
 }
 
+impl DeviceMessage {
+    /// About how many bytes of memory it takes.
+    pub fn weight(&self) -> usize {
+        64 + self.devices.len() * 48 + self.frame.len()
+    }
+}
+
 #[derive(Serialize, Deserialize)]
 struct Wire<M> {
     covers: Covers,
@@ -75,8 +82,7 @@ impl Encode for ToDevices {
     }
 
     fn weight(&self) -> usize {
-        let messages = self.messages.iter();
-        128 + messages.map(|message| 64 + message.devices.len() * 48 + message.frame.len()).sum::<usize>()
+        128 + self.messages.iter().map(DeviceMessage::weight).sum::<usize>()
     }
 }
 

@@ -40,7 +40,7 @@ pub fn run_writer(domain: &Domain, services: &mut Services) {
 pub async fn run_transport_manager(domain: &Domain, services: &mut Services) -> Result<(), Failure> {
     for queue in domain.routes.transport_manager.queues() {
         let (queues, domain) = (domain.backends.queues.clone(), domain.clone());
-        let worker = TransportManager::open(domain.clone()).await?;
+        let worker = TransportManager::open(domain.clone(), queue.clone()).await?;
         services.spawn("transport-manager", queue.clone(), move |stop| async move {
             let prefetch = domain.config.workers.transport_manager.prefetch;
             let input = Input { stage: TRANSPORT_MANAGER, queue, durability: Durability::FromLog, prefetch };

@@ -1,231 +1,177 @@
 //! The groups of one model, and how to find those that a document may concern.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap},
     sync::Arc,
 };
 
+use indexmap::IndexMap;
 use nexxus_storage::model::{
-    DeviceId, Document, SubscriptionId, Timestamp,
+    DeviceId, Document, Offset, SubscriptionId,
     filter::{Condition, Field, Kind, Scalar, Test},
 };
-use serde_json::Value;
 
+use super::values::{Key, Number, Values};
 use crate::domain::view::{Step, View};
 
 /// Subscriptions that always hear the same: one channel, one effective condition, one frame class.
 pub(super) struct Group {
     pub(super) view: Arc<View>,
-    pub(super) members: Vec<(SubscriptionId, DeviceId)>,
-    entry: Place,
+    /// In no order.
+    members: IndexMap<SubscriptionId, Member>,
+    /// The equality that it is found by; none: it is asked about every document of the model.
+    found_by: Option<(Field, Key)>,
 }
 
-/// Where a group is found.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Place {
-    /// Documents whose field has (of an array: contains) this value.
-    Equal(Arc<str>, Key),
-    /// Every document of the model.
-    Any,
+pub(super) struct Member {
+    pub(super) device: DeviceId,
+    /// Changes at or below it are in the items that the subscriber got.
+    since: Offset,
 }
 
-/// A value as a key of a hash map.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Key {
-    String(Arc<str>),
-    Number(u64),
-    Boolean(bool),
-    Date(i64),
+impl Group {
+    /// The devices that hear of a change at an offset.
+    pub(super) fn devices(&self, offset: Offset) -> impl Iterator<Item = &DeviceId> {
+        self.members.values().filter(move |member| member.since < offset).map(|member| &member.device)
+    }
 }
+
+/// Equal for equal views, and for no others: channel, frame class, and what filter and rule come to. The key of the channel alone
+/// would not do: it names the filter as it was written, which can mean something else under another schema.
+type GroupKey = (Arc<str>, String);
 
 #[derive(Default)]
 pub(super) struct Index {
-    groups: HashMap<u64, Group>,
-    next: u64,
-    /// The group of a channel and its condition.
-    by_view: HashMap<(Arc<str>, String), u64>,
-    equal: HashMap<Field, HashMap<Key, Vec<u64>>>,
-    any: Vec<u64>,
+    /// By number; free places are reused.
+    groups: Vec<Option<Group>>,
+    free: Vec<Number>,
+    by_view: HashMap<GroupKey, Number>,
+    equal: HashMap<Field, Values>,
+    any: BTreeSet<Number>,
 }
 
 impl Index {
-    pub(super) fn insert(&mut self, view: &Arc<View>, id: &SubscriptionId, device: &DeviceId) {
-        let member = (id.clone(), device.clone());
-        let key = group_key(view);
-        if let Some(group) = self.by_view.get(&key).and_then(|place| self.groups.get_mut(place)) {
-            group.members.push(member);
-            return;
+    /// Gives the view that the group has: equal to the one given, and shared by all of it.
+    pub(super) fn insert(&mut self, view: View, id: &SubscriptionId, device: DeviceId, since: Offset) -> Arc<View> {
+        let member = Member { device, since };
+        let key = group_key(&view);
+        let known = self.by_view.get(&key).copied();
+        if let Some(group) = known.and_then(|number| self.groups.get_mut(number as usize)?.as_mut()) {
+            group.members.insert(id.clone(), member);
+            return group.view.clone();
         }
-        let number = self.next;
-        self.next += 1;
-        let (field, entry) = place_of(view);
-        match (&entry, field) {
-            (Place::Equal(_, value), Some(field)) => {
-                self.equal.entry(field).or_default().entry(value.clone()).or_default().push(number);
-            }
-            _ => self.any.push(number),
+        let number = self.free.pop().unwrap_or_else(|| {
+            self.groups.push(None);
+            // An index of 2^32 groups would not fit any memory.
+            (self.groups.len() - 1) as Number
+        });
+        let found_by = self.best_equality(&view);
+        match &found_by {
+            Some((field, value)) => self.equal.entry(field.clone()).or_default().insert(value.clone(), number),
+            None => drop(self.any.insert(number)),
+        }
+        let view = Arc::new(view);
+        let group = Group { view: view.clone(), members: IndexMap::from([(id.clone(), member)]), found_by };
+        if let Some(place) = self.groups.get_mut(number as usize) {
+            *place = Some(group);
         }
         self.by_view.insert(key, number);
-        self.groups.insert(number, Group { view: view.clone(), members: vec![member], entry });
+        view
     }
 
-    pub(super) fn remove(&mut self, view: &Arc<View>, id: &SubscriptionId, device: &DeviceId) {
+    pub(super) fn remove(&mut self, view: &View, id: &SubscriptionId) {
         let key = group_key(view);
         let Some(number) = self.by_view.get(&key).copied() else { return };
-        let Some(group) = self.groups.get_mut(&number) else { return };
-        if let Some(position) = group.members.iter().position(|(member, of)| member == id && of == device) {
-            group.members.swap_remove(position);
-        }
+        let Some(place) = self.groups.get_mut(number as usize) else { return };
+        let Some(group) = place else { return };
+        group.members.swap_remove(id);
         if !group.members.is_empty() {
             return;
         }
-        self.by_view.remove(&key);
-        let entry = self.groups.remove(&number).map(|group| group.entry);
-        match entry {
-            Some(Place::Equal(path, value)) => self.remove_equal(&path, &value, number),
-            _ => self.any.retain(|other| *other != number),
-        }
-    }
-
-    fn remove_equal(&mut self, path: &str, value: &Key, number: u64) {
-        self.equal.retain(|field, values| {
-            if *field.path == *path
-                && let Some(numbers) = values.get_mut(value)
-            {
-                numbers.retain(|other| *other != number);
-                if numbers.is_empty() {
-                    values.remove(value);
+        match &group.found_by {
+            Some((field, value)) => {
+                if let Some(values) = self.equal.get_mut(field) {
+                    values.remove(value, number);
+                    if values.is_empty() {
+                        self.equal.remove(field);
+                    }
                 }
             }
-            !values.is_empty()
-        });
+            None => drop(self.any.remove(&number)),
+        }
+        *place = None;
+        self.free.push(number);
+        self.by_view.remove(&key);
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.groups.is_empty()
+        self.by_view.is_empty()
     }
 
     /// The groups that hear of a change, each with its step.
     pub(super) fn steps(&self, before: Option<&Document>, after: Option<&Document>) -> Vec<(&Group, Step)> {
-        let mut found = HashSet::new();
-        let mut steps = Vec::new();
-        let mut test = |number: u64| {
-            if let Some(group) = self.groups.get(&number)
-                && let Some(step) = group.view.step(before, after)
-            {
-                steps.push((number, step));
-            }
+        let step = |number: &Number| {
+            let group = self.groups.get(*number as usize)?.as_ref()?;
+            Some((group, group.view.step(before, after)?))
         };
-        self.any.iter().for_each(|number| test(*number));
+        self.candidates(before, after).iter().chain(&self.any).filter_map(step).collect()
+    }
+
+    /// Those among the groups that are found by an equality that these documents may concern.
+    pub(super) fn candidates(&self, before: Option<&Document>, after: Option<&Document>) -> Vec<Number> {
+        let mut found: Vec<Number> = Vec::new();
         for (field, values) in &self.equal {
             for document in [before, after].into_iter().flatten() {
-                for_each_value(field, document, |key| {
-                    for number in values.get(&key).into_iter().flatten() {
-                        if found.insert(*number) {
-                            test(*number);
-                        }
-                    }
-                });
+                values.collect(field, document, &mut found);
             }
         }
-        steps.sort_unstable_by_key(|(number, _)| *number);
-        steps.iter().filter_map(|(number, step)| Some((self.groups.get(number)?, *step))).collect()
+        found.sort_unstable();
+        found.dedup();
+        found
     }
-}
 
-/// Equal keys: equal channel, condition and frame class.
-fn group_key(view: &View) -> (Arc<str>, String) {
-    (view.key.clone(), format!("{}{:?}", u8::from(view.privileged), view.readable))
-}
-
-/// The most telling equality that every document of the view fulfils: its id, its owner, any other field.
-fn place_of(view: &View) -> (Option<Field>, Place) {
-    let mut candidates = Vec::new();
-    if let Some(id) = &view.channel.id {
-        candidates.extend(Field::universal("id").map(|field| (field, Key::String(id.as_str().into()))));
-    }
-    if let Some(user) = &view.channel.user {
-        candidates.extend(Field::universal("userId").map(|field| (field, Key::String(user.as_str().into()))));
-    }
-    if let Some(filter) = &view.channel.filter {
-        collect_equalities(filter.condition(), &mut candidates);
-    }
-    collect_equalities(&view.readable, &mut candidates);
-    let rank = |field: &Field| match &*field.path {
-        "id" => 0,
-        "userId" => 1,
-        _ if field.kind == Kind::Boolean => 3,
-        _ => 2,
-    };
-    candidates.sort_by_key(|(field, _)| rank(field));
-    match candidates.into_iter().next() {
-        Some((field, key)) => {
-            let path = field.path.clone();
-            (Some(field), Place::Equal(path, key))
+    /// The most telling equality that every document of the view fulfils: the one that the fewest other groups are found by; of
+    /// those the document's id, its owner, any other field.
+    fn best_equality(&self, view: &View) -> Option<(Field, Key)> {
+        let mut candidates = Vec::new();
+        let mut require = |name: &str, value: &str| {
+            candidates.extend(Field::universal(name).map(|field| (field, Key::of(&Scalar::String(value.into())))));
+        };
+        if let Some(id) = &view.channel.id {
+            require("id", id.as_str());
         }
-        None => (None, Place::Any),
+        if let Some(user) = &view.channel.user {
+            require("userId", user.as_str());
+        }
+        if let Some(filter) = &view.channel.filter {
+            collect_equalities(filter.condition(), &mut candidates);
+        }
+        collect_equalities(&view.readable, &mut candidates);
+        candidates.into_iter().min_by_key(|(field, key)| {
+            let crowd = self.equal.get(field).map_or(0, |values| values.count(key));
+            let rank = match &*field.path {
+                "id" => 0,
+                "userId" => 1,
+                _ if field.kind == Kind::Boolean => 3,
+                _ => 2,
+            };
+            (crowd, rank)
+        })
     }
+}
+
+fn group_key(view: &View) -> GroupKey {
+    let filter = view.channel.filter.as_ref().map(|filter| filter.condition());
+    (view.key.clone(), format!("{}{:?}{filter:?}", u8::from(view.privileged), view.readable))
 }
 
 fn collect_equalities(condition: &Condition, into: &mut Vec<(Field, Key)>) {
     match condition {
         Condition::And(all) => all.iter().for_each(|one| collect_equalities(one, into)),
+        // All documents of an index have the same type and application.
         Condition::Test(field, Test::Eq(value)) if *field.path != *"type" && *field.path != *"appId" => {
-            into.push((field.clone(), key_of(value)));
+            into.push((field.clone(), Key::of(value)));
         }
         _ => {}
     }
-}
-
-fn key_of(value: &Scalar) -> Key {
-    match value {
-        Scalar::String(text) => Key::String(text.clone()),
-        Scalar::Number(number) => number_key(*number),
-        Scalar::Boolean(truth) => Key::Boolean(*truth),
-        Scalar::Date(time) => Key::Date(time.as_ms()),
-    }
-}
-
-fn number_key(number: f64) -> Key {
-    // Adding zero turns negative zero into zero: they are one value.
-    Key::Number((number + 0.0).to_bits())
-}
-
-/// Every value that a document has in a field, as a key.
-fn for_each_value(field: &Field, document: &Document, mut take: impl FnMut(Key)) {
-    if field.is_universal {
-        if let Some(key) = universal_key(&field.path, document) {
-            take(key);
-        }
-        return;
-    }
-    let mut value = None;
-    for (depth, name) in field.path.split('.').enumerate() {
-        value = if depth == 0 { document.fields.get(name) } else { value.and_then(|value: &Value| value.get(name)) };
-    }
-    match value {
-        Some(Value::Array(elements)) => elements.iter().filter_map(|value| json_key(field.kind, value)).for_each(take),
-        Some(value) => json_key(field.kind, value).into_iter().for_each(take),
-        None => {}
-    }
-}
-
-fn universal_key(path: &str, document: &Document) -> Option<Key> {
-    Some(match path {
-        "id" => Key::String(document.id.as_str().into()),
-        "userId" => Key::String(document.user.as_ref()?.as_str().into()),
-        "version" => number_key(document.version as f64),
-        "createdAt" => Key::Date(document.created_at.as_ms()),
-        "updatedAt" => Key::Date(document.updated_at.as_ms()),
-        _ => return None,
-    })
-}
-
-fn json_key(kind: Kind, value: &Value) -> Option<Key> {
-    Some(match kind {
-        Kind::String => Key::String(value.as_str()?.into()),
-        Kind::Number => number_key(value.as_f64()?),
-        Kind::Boolean => Key::Boolean(value.as_bool()?),
-        Kind::Date => Key::Date(value.as_str()?.parse::<Timestamp>().ok()?.as_ms()),
-    })
 }

@@ -8,15 +8,13 @@
 mod index;
 #[cfg(test)]
 mod tests;
+mod values;
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-};
+use std::{collections::HashMap, sync::Arc};
 
-use nexxus_storage::model::{AppId, DeviceId, Entry, ModelName, SubscriptionId};
+use nexxus_storage::model::{DeviceId, Entry, ModelName, Offset, SubscriptionId};
 
-use self::index::Index;
+use self::index::{Group, Index};
 use crate::domain::{
     frame::Audience,
     view::{Step, View},
@@ -26,43 +24,52 @@ use crate::domain::{
 #[derive(Default)]
 pub struct Matcher {
     models: HashMap<ModelName, Index>,
-    subscriptions: HashMap<SubscriptionId, (DeviceId, Arc<View>)>,
-    of_device: HashMap<DeviceId, HashSet<SubscriptionId>>,
+    subscriptions: HashMap<SubscriptionId, Arc<View>>,
     /// The queues of the transport workers that hold connections of a device.
     connections: HashMap<DeviceId, Vec<Arc<str>>>,
     /// How many connected devices each queue has.
     queues: HashMap<Arc<str>, usize>,
 }
 
-/// The same frame for some devices of one transport worker.
+/// What some devices hear of a change: one frame for all of them.
 #[derive(Debug, PartialEq)]
 pub struct Hit {
-    pub queue: Arc<str>,
-    pub devices: Vec<DeviceId>,
-    pub audience: Arc<Audience>,
+    pub audience: Audience,
+    /// The devices, by the queue of the worker that holds their connections.
+    pub devices: Vec<(Arc<str>, Vec<DeviceId>)>,
+}
+
+impl Hit {
+    fn of(audience: Audience) -> Self {
+        Self { audience, devices: Vec::new() }
+    }
+
+    fn add(&mut self, device: &DeviceId, queues: &[Arc<str>]) {
+        // There are few queues: one for each worker.
+        for queue in queues {
+            match self.devices.iter_mut().find(|(known, _)| known == queue) {
+                Some((_, devices)) => devices.push(device.clone()),
+                None => self.devices.push((queue.clone(), vec![device.clone()])),
+            }
+        }
+    }
 }
 
 impl Matcher {
-    pub fn subscribe(&mut self, id: SubscriptionId, device: DeviceId, view: View) {
+    /// `since`: changes at or below it are not told to it.
+    pub fn subscribe(&mut self, id: SubscriptionId, device: DeviceId, since: Offset, view: View) {
         self.unsubscribe(&id);
-        let view = Arc::new(view);
-        self.models.entry(view.channel.model.clone()).or_default().insert(&view, &id, &device);
-        self.of_device.entry(device.clone()).or_default().insert(id.clone());
-        self.subscriptions.insert(id, (device, view));
+        let index = self.models.entry(view.channel.model.clone()).or_default();
+        let view = index.insert(view, &id, device, since);
+        self.subscriptions.insert(id, view);
     }
 
     pub fn unsubscribe(&mut self, id: &SubscriptionId) {
-        let Some((device, view)) = self.subscriptions.remove(id) else { return };
+        let Some(view) = self.subscriptions.remove(id) else { return };
         if let Some(index) = self.models.get_mut(&view.channel.model) {
-            index.remove(&view, id, &device);
+            index.remove(&view, id);
             if index.is_empty() {
                 self.models.remove(&view.channel.model);
-            }
-        }
-        if let Some(ids) = self.of_device.get_mut(&device) {
-            ids.remove(id);
-            if ids.is_empty() {
-                self.of_device.remove(&device);
             }
         }
     }
@@ -99,38 +106,12 @@ impl Matcher {
         self.queues.keys()
     }
 
-    pub fn n_subscriptions(&self) -> usize {
-        self.subscriptions.len()
-    }
-
-    pub fn subscription(&self, id: &SubscriptionId) -> Option<&Arc<View>> {
-        self.subscriptions.get(id).map(|(_, view)| view)
+    pub fn has_connections(&self) -> bool {
+        !self.queues.is_empty()
     }
 
     pub fn is_empty(&self) -> bool {
         self.subscriptions.is_empty() && self.connections.is_empty()
-    }
-
-    /// The channels of each connected device that fulfil a condition, and the queues it is reached by.
-    pub fn channels_where(&self, wanted: impl Fn(&SubscriptionId, &View) -> bool) -> Vec<(DeviceId, Vec<Arc<str>>)> {
-        let mut found = Vec::new();
-        for (device, ids) in &self.of_device {
-            if !self.connections.contains_key(device) {
-                continue;
-            }
-            let mut channels: Vec<_> = ids
-                .iter()
-                .filter_map(|id| self.subscriptions.get(id).map(|(_, view)| (id, view)))
-                .filter(|(id, view)| wanted(id, view))
-                .map(|(_, view)| view.key.clone())
-                .collect();
-            if !channels.is_empty() {
-                channels.sort_unstable();
-                found.push((device.clone(), channels));
-            }
-        }
-        found.sort_unstable();
-        found
     }
 
     pub fn queues_of(&self, device: &DeviceId) -> &[Arc<str>] {
@@ -144,82 +125,35 @@ impl Matcher {
         let steps = index.steps(before.as_ref(), entry.after());
         match steps.as_slice() {
             [] => Vec::new(),
-            [(group, step)] => self.hits_of_one(group, *step),
-            several => self.hits_of_several(several),
+            [(group, step)] => self.hits_of_one(group, *step, entry.offset),
+            several => self.hits_of_several(several, entry.offset),
         }
     }
 
     /// The usual case, and the one with the largest fan-outs: all devices of the group hear the same.
-    fn hits_of_one(&self, group: &index::Group, step: Step) -> Vec<Hit> {
-        let audience = Arc::new(Audience::of([(&group.view.key, step, group.view.privileged)]));
-        let mut hits = Hits::default();
-        for (_, device) in &group.members {
-            hits.add(device, self.queues_of(device), &audience);
+    fn hits_of_one(&self, group: &Group, step: Step, offset: Offset) -> Vec<Hit> {
+        let mut hit = Hit::of(Audience::of([(&group.view.key, step, group.view.privileged)]));
+        for device in group.devices(offset) {
+            hit.add(device, self.queues_of(device));
         }
-        hits.list
+        if hit.devices.is_empty() { Vec::new() } else { vec![hit] }
     }
 
-    fn hits_of_several(&self, steps: &[(&index::Group, Step)]) -> Vec<Hit> {
+    fn hits_of_several(&self, steps: &[(&Group, Step)], offset: Offset) -> Vec<Hit> {
         let mut of_device: HashMap<&DeviceId, Vec<usize>> = HashMap::new();
         for (place, (group, _)) in steps.iter().enumerate() {
-            for (_, device) in &group.members {
-                if self.connections.contains_key(device) {
-                    of_device.entry(device).or_default().push(place);
-                }
+            for device in group.devices(offset).filter(|device| self.connections.contains_key(*device)) {
+                of_device.entry(device).or_default().push(place);
             }
         }
-        let mut audiences: HashMap<Vec<usize>, Arc<Audience>> = HashMap::new();
-        let mut hits = Hits::default();
-        let mut devices: Vec<_> = of_device.into_iter().collect();
-        devices.sort_unstable();
-        for (device, places) in devices {
-            let audience = audiences.entry(places).or_insert_with_key(|places| {
-                let steps = places.iter().map(|place| {
-                    let (group, step) = &steps[*place];
-                    (&group.view.key, *step, group.view.privileged)
-                });
-                Arc::new(Audience::of(steps))
+        let mut hits: HashMap<Vec<usize>, Hit> = HashMap::new();
+        for (device, places) in of_device {
+            let hit = hits.entry(places).or_insert_with_key(|places| {
+                let steps = places.iter().filter_map(|place| steps.get(*place));
+                Hit::of(Audience::of(steps.map(|(group, step)| (&group.view.key, *step, group.view.privileged))))
             });
-            hits.add(device, self.queues_of(device), audience);
+            hit.add(device, self.queues_of(device));
         }
-        hits.list
-    }
-}
-
-/// Hits under construction: one for each pair of queue and audience.
-#[derive(Default)]
-struct Hits {
-    list: Vec<Hit>,
-}
-
-impl Hits {
-    fn add(&mut self, device: &DeviceId, queues: &[Arc<str>], audience: &Arc<Audience>) {
-        for queue in queues {
-            // A change has few audiences and a device few queues: a search from the end finds them at once.
-            let same = |hit: &&mut Hit| Arc::ptr_eq(&hit.audience, audience) && hit.queue == *queue;
-            match self.list.iter_mut().rev().find(same) {
-                Some(hit) => hit.devices.push(device.clone()),
-                None => self.list.push(Hit {
-                    queue: queue.clone(),
-                    devices: vec![device.clone()],
-                    audience: audience.clone(),
-                }),
-            }
-        }
-    }
-}
-
-/// The matchers of all applications.
-#[derive(Default)]
-pub struct Matchers {
-    pub of: HashMap<AppId, Matcher>,
-}
-
-impl Matchers {
-    pub fn app(&mut self, app: &AppId) -> &mut Matcher {
-        if !self.of.contains_key(app) {
-            self.of.insert(app.clone(), Matcher::default());
-        }
-        self.of.entry(app.clone()).or_default()
+        hits.into_values().collect()
     }
 }

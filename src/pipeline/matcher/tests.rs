@@ -46,9 +46,11 @@ fn device(number: usize) -> DeviceId {
 fn heard(matcher: &Matcher, entry: &Entry) -> BTreeMap<DeviceId, Audience> {
     let mut heard = BTreeMap::new();
     for hit in matcher.matching(entry) {
-        assert_eq!(&*hit.queue, QUEUE);
-        for device in hit.devices {
-            assert!(heard.insert(device, (*hit.audience).clone()).is_none(), "a device hears of a change once");
+        for (queue, devices) in hit.devices {
+            assert_eq!(&*queue, QUEUE);
+            for device in devices {
+                assert!(heard.insert(device, hit.audience.clone()).is_none(), "a device hears of a change once");
+            }
         }
     }
     heard
@@ -112,7 +114,7 @@ proptest! {
         let mut seen = std::collections::HashSet::new();
         views.retain(|(number, view)| seen.insert((number % 3, view.key.clone())));
         for (number, view) in &views {
-            matcher.subscribe(id(*number), device(number % 3), view.clone());
+            matcher.subscribe(id(*number), device(number % 3), Offset::default(), view.clone());
         }
         let entries = [entry(None, Some(&after)), entry(Some(&before), Some(&after)), entry(Some(&before), None)];
         for entry in &entries {
@@ -130,28 +132,112 @@ proptest! {
         for (number, _) in &views {
             matcher.unsubscribe(&id(*number));
         }
-        prop_assert!(matcher.models.is_empty() && matcher.of_device.is_empty());
+        prop_assert!(matcher.models.is_empty() && matcher.subscriptions.is_empty());
     }
+}
+
+fn document() -> Document {
+    serde_json::from_value(serde_json::json!({
+        "id": "d", "type": "task", "appId": "a", "createdAt": "2026-01-01T00:00:00.000Z", "updatedAt": "2026-01-01T00:00:00.000Z",
+        "version": 1, "kind": "a", "holder": "h1", "tags": ["a"],
+    }))
+    .expect("a document")
+}
+
+fn subscription(number: usize) -> SubscriptionId {
+    SubscriptionId::parse(&format!("subscription-{number}")).expect("an id")
 }
 
 #[test]
 fn connections_decide_where_a_frame_goes() {
     let mut matcher = Matcher::default();
-    let document: Document = serde_json::from_value(serde_json::json!({
-        "id": "d", "type": "task", "appId": "a", "createdAt": "2026-01-01T00:00:00.000Z", "updatedAt": "2026-01-01T00:00:00.000Z", "version": 1
-    }))
-    .expect("a document");
-    let subscription = SubscriptionId::parse("s").expect("an id");
-    matcher.subscribe(subscription, device(1), view(&document, None, false, None, Condition::All));
+    let document = document();
+    matcher.subscribe(
+        subscription(1),
+        device(1),
+        Offset::default(),
+        view(&document, None, false, None, Condition::All),
+    );
     let created = entry(None, Some(&document));
     assert!(matcher.matching(&created).is_empty(), "nobody is connected");
     matcher.connect(device(1), "q1");
     matcher.connect(device(1), "q2");
     matcher.connect(device(1), "q2");
-    let queues: Vec<_> = matcher.matching(&created).into_iter().map(|hit| hit.queue.to_string()).collect();
-    assert_eq!(queues, ["q1", "q2"]);
+    let hits = matcher.matching(&created);
+    let queues: Vec<_> = hits[0].devices.iter().map(|(queue, devices)| (queue.to_string(), devices.len())).collect();
+    assert_eq!((hits.len(), queues), (1, vec![("q1".into(), 1), ("q2".into(), 1)]));
     matcher.disconnect(&device(1), "q1");
     matcher.disconnect(&device(1), "q1");
     assert_eq!(matcher.queues().map(|queue| queue.to_string()).collect::<Vec<_>>(), ["q2"]);
     assert_eq!(matcher.matching(&created).len(), 1);
+}
+
+#[test]
+fn nobody_is_told_what_its_items_show() {
+    let mut matcher = Matcher::default();
+    let document = document();
+    let all = || view(&document, None, false, None, Condition::All);
+    for (number, since) in [(0, 0), (1, 1), (2, 2)] {
+        matcher.connect(device(number), QUEUE);
+        matcher.subscribe(subscription(number), device(number), Offset::new(1, since), all());
+    }
+    let created = entry(None, Some(&document));
+    assert_eq!(heard(&matcher, &created).into_keys().collect::<Vec<_>>(), [device(0)]);
+    // The same where a device has several subscriptions.
+    let by_id = view(&document, None, true, None, Condition::All);
+    matcher.subscribe(subscription(3), device(1), Offset::new(1, 0), by_id);
+    let heard = heard(&matcher, &created);
+    assert_eq!(heard.keys().cloned().collect::<Vec<_>>(), [device(0), device(1)]);
+    assert_eq!(heard[&device(1)].channels.iter().map(|key| &**key).collect::<Vec<_>>(), ["app:a:model:task:id:d"]);
+}
+
+fn model(fields: serde_json::Value) -> nexxus_storage::model::Model {
+    nexxus_storage::model::Model::parse(&fields).expect("a model")
+}
+
+#[test]
+fn a_filter_that_means_something_else_now_is_another_group() {
+    let mut matcher = Matcher::default();
+    let document = document();
+    let definition = |is_array: bool| match is_array {
+        true => model(serde_json::json!({ "tags": { "type": "array", "arrayType": "string", "filterable": true } })),
+        false => model(serde_json::json!({ "tags": { "type": "string", "filterable": true } })),
+    };
+    let filtered = |is_array| {
+        let filter =
+            Filter::parse(&serde_json::json!({ "tags": "a" }), &definition(is_array), false).expect("a filter");
+        view(&document, Some(filter), false, None, Condition::All)
+    };
+    assert_eq!(filtered(false).key, filtered(true).key);
+    for number in 0..2 {
+        matcher.connect(device(number), QUEUE);
+        matcher.subscribe(subscription(number), device(number), Offset::default(), filtered(false));
+    }
+    let created = entry(None, Some(&document));
+    assert!(heard(&matcher, &created).is_empty());
+    // The schema changes; subscriptions are compiled anew one by one.
+    for number in 0..2 {
+        matcher.subscribe(subscription(number), device(number), Offset::default(), filtered(true));
+        assert_eq!(heard(&matcher, &created).len(), number + 1);
+    }
+}
+
+#[test]
+fn groups_are_found_by_their_most_telling_equality() {
+    let mut matcher = Matcher::default();
+    let document = document();
+    let model = model(serde_json::json!({
+        "kind": { "type": "string", "filterable": true }, "holder": { "type": "string", "filterable": true },
+    }));
+    for number in 0..100 {
+        let filter = serde_json::json!({ "kind": "a", "holder": format!("h{number}") });
+        let filter = Filter::parse(&filter, &model, false).expect("a filter");
+        matcher.connect(device(number), QUEUE);
+        let view = view(&document, Some(filter), false, None, Condition::All);
+        matcher.subscribe(subscription(number), device(number), Offset::default(), view);
+    }
+    let index = &matcher.models[&document.model];
+    let candidates = index.candidates(None, Some(&document));
+    assert!(candidates.len() <= 2, "{} groups are asked", candidates.len());
+    assert_eq!(heard(&matcher, &entry(None, Some(&document))).into_keys().collect::<Vec<_>>(), [device(1)]);
 }

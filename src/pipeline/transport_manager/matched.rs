@@ -7,19 +7,20 @@ use std::{
 };
 
 use nexxus_storage::{
-    Result,
     model::{AppId, ChangeId, DeviceId, Entry, Event, Offset, Timestamp},
     queue::{Message, Payload},
 };
 
-use super::{Outbox, roster::Roster};
+use super::{Outbox, crowd::Channels, roster::Roster};
 use crate::{
-    domain::{Domain, frame},
+    domain::frame,
     messages::{Covers, DeviceMessage, ToDevices},
 };
 
 /// How often a worker hears that the log went on although nothing was for its devices.
 const SILENCE: Duration = Duration::from_millis(100);
+/// Bytes that wait to be sent of one application; past it they are sent before more is matched.
+const MOST_READY: usize = 1 << 20;
 /// Devices that have to ask anew are spread over this many seconds.
 const SPREAD_SECONDS: u32 = 10;
 
@@ -28,76 +29,53 @@ pub(super) struct Matched {
     pub(super) upto: Offset,
     /// What waits to be sent, by queue.
     ready: HashMap<Arc<str>, Vec<DeviceMessage>>,
+    /// About how many bytes of memory that takes.
+    ready_bytes: usize,
     /// What each queue was told: up to where, and when.
     told: HashMap<Arc<str>, (Offset, Instant)>,
 }
 
 impl Matched {
-    /// Begins where the log stood before what has come now.
-    pub(super) async fn begin(domain: &Domain, app: &AppId, entries: &[Arc<Entry>]) -> Result<Self> {
-        let upto = match entries.first() {
-            Some(first) => Offset::new(first.offset.epoch, first.offset.position.saturating_sub(1)),
-            None => domain.backends.change_log.marks(app).await?.applied,
-        };
-        Ok(Self { upto, ready: HashMap::new(), told: HashMap::new() })
+    /// Everything up to an offset is not of interest.
+    pub(super) fn begin(upto: Offset) -> Self {
+        Self { upto, ready: HashMap::new(), ready_bytes: 0, told: HashMap::new() }
     }
 
-    /// The same place, with nothing ready. What was collected is lost: the gap that this leaves before what is sent next makes
-    /// the workers read it from the change log.
-    pub(super) fn forgotten(mut self) -> Self {
+    /// What was collected, or is on its way out, is lost. Each queue is told next where that ends: its worker sees the gap before it,
+    /// and reads the change log.
+    pub(super) fn lose(&mut self) {
         self.ready.clear();
-        self.told.values_mut().for_each(|(upto, _)| *upto = self.upto);
-        self
+        self.ready_bytes = 0;
+        self.told.clear();
     }
 
     pub(super) fn is_next(&self, offset: Offset) -> bool {
         offset.epoch == self.upto.epoch && offset == self.upto.next()
     }
 
-    pub(super) fn begin_epoch(&mut self, offset: Offset) {
-        self.upto = Offset::new(offset.epoch, 0);
-    }
-
-    pub(super) fn skip_to_before(&mut self, offset: Offset) {
-        self.upto = Offset::new(offset.epoch, offset.position.saturating_sub(1));
+    /// Whether so much is ready that it should be sent before more is matched: queues bound their bytes.
+    pub(super) fn is_full(&self) -> bool {
+        self.ready_bytes >= MOST_READY
     }
 
     /// Matches one entry: the frames it makes wait for [`Matched::send`].
     pub(super) fn take(&mut self, roster: &Roster, app: &AppId, entry: &Entry) {
-        if let Event::Rejected { document, device: Some(device), problem } = &entry.event {
+        self.upto = entry.offset;
+        let Some(matcher) = roster.matcher(app).filter(|matcher| matcher.has_connections()) else { return };
+        if let Event::Rejected { document, device: Some(device), problem } = &entry.event
+            && !matcher.queues_of(device).is_empty()
+        {
             let frame = frame::change_rejected(entry.change_id, document.as_ref(), problem, entry.offset);
             self.ready_for(roster, app, device, entry.offset, &frame);
         }
-        if let (Some(application), Some(matcher)) = (roster.application(app), roster.matcher(app)) {
-            let frames = frame::Frames::of(application, entry);
-            let mut encoded: Vec<(Arc<frame::Audience>, bytes::Bytes)> = Vec::new();
-            for hit in matcher.matching(entry) {
-                let known = encoded.iter().find(|(audience, _)| Arc::ptr_eq(audience, &hit.audience));
-                let text = match known {
-                    Some((_, text)) => text.clone(),
-                    None => {
-                        let Some(text) = frames.change(&hit.audience) else { continue };
-                        encoded.push((hit.audience.clone(), text.clone()));
-                        text
-                    }
-                };
-                self.ready.entry(hit.queue).or_default().push(DeviceMessage {
-                    offset: entry.offset,
-                    devices: hit.devices,
-                    frame: text,
-                });
+        let Some(application) = roster.application(app) else { return };
+        let frames = frame::Frames::of(application, entry);
+        for hit in matcher.matching(entry) {
+            let Some(frame) = frames.change(&hit.audience) else { continue };
+            for (queue, devices) in hit.devices {
+                self.make_ready(&queue, DeviceMessage { offset: entry.offset, devices, frame: frame.clone() });
             }
         }
-        self.upto = entry.offset;
-    }
-
-    /// Tells every subscriber of the entry's model to ask anew.
-    pub(super) fn give_up(&mut self, roster: &Roster, app: &AppId, entry: &Entry) {
-        if let (Some(matcher), Some(model)) = (roster.matcher(app), entry.model()) {
-            let lost = matcher.channels_where(|_, view| view.channel.model == *model);
-            self.resync(roster, app, lost, Some("internal"), entry.offset);
-        }
-        self.upto = entry.offset;
     }
 
     /// `resync_required` for these channels, at a position of the log.
@@ -105,7 +83,7 @@ impl Matched {
         &mut self,
         roster: &Roster,
         app: &AppId,
-        channels: Vec<(DeviceId, Vec<Arc<str>>)>,
+        channels: Channels,
         reason: Option<&str>,
         offset: Offset,
     ) {
@@ -118,11 +96,16 @@ impl Matched {
 
     fn ready_for(&mut self, roster: &Roster, app: &AppId, device: &DeviceId, offset: Offset, frame: &bytes::Bytes) {
         for queue in roster.matcher(app).map_or(&[][..], |matcher| matcher.queues_of(device)) {
-            self.ready.entry(queue.clone()).or_default().push(DeviceMessage {
-                offset,
-                devices: vec![device.clone()],
-                frame: frame.clone(),
-            });
+            let message = DeviceMessage { offset, devices: vec![device.clone()], frame: frame.clone() };
+            self.make_ready(queue, message);
+        }
+    }
+
+    fn make_ready(&mut self, queue: &Arc<str>, message: DeviceMessage) {
+        self.ready_bytes += message.weight();
+        match self.ready.get_mut(queue) {
+            Some(messages) => messages.push(message),
+            None => drop(self.ready.insert(queue.clone(), vec![message])),
         }
     }
 
@@ -144,6 +127,7 @@ impl Matched {
             self.told.insert(queue.clone(), (self.upto, now));
         }
         self.ready.clear();
+        self.ready_bytes = 0;
         if self.told.len() > matcher.queues().count() {
             self.told.retain(|told, _| matcher.queues().any(|queue| queue == told));
         }

@@ -4,6 +4,7 @@
 //! the next one, drops lower ones, and reads a hole from the change log before it goes on. What it sends says what it covers,
 //! so no message to a transport is precious: a worker that misses one sees the gap and reads the change log itself.
 
+mod crowd;
 mod matched;
 mod roster;
 
@@ -15,7 +16,8 @@ use std::{
 use async_trait::async_trait;
 use nexxus_storage::{
     Error, ErrorKind, Result,
-    model::{AppId, Entry},
+    changelog::Page,
+    model::{AppId, Entry, Offset},
 };
 
 use self::{matched::Matched, roster::Roster};
@@ -25,34 +27,53 @@ use crate::{
     worker::{Outbox, Received, Worker},
 };
 
+/// Entries that are read from the log at once.
+const PAGE: usize = 1_000;
+
 /// The worker of the stage `transport-manager`.
 pub struct TransportManager {
     domain: Domain,
     roster: Roster,
+    /// How far each application is matched.
     matched: HashMap<AppId, Matched>,
+    /// The applications that the outbox is about. It was lost, if they are still here when the next one is begun.
+    telling: Vec<AppId>,
 }
 
 impl TransportManager {
-    /// Loads every subscription and connection before it gives a worker that matches.
-    pub async fn open(domain: Domain) -> Result<Self> {
-        let roster = Roster::open(&domain).await?;
-        Ok(Self { domain, roster, matched: HashMap::new() })
+    /// Loads every subscription and connection of the applications whose changes come by a queue, before it gives a worker that
+    /// matches.
+    pub async fn open(domain: Domain, queue: String) -> Result<Self> {
+        let roster = Roster::open(domain.clone(), queue).await?;
+        Ok(Self { domain, roster, matched: HashMap::new(), telling: Vec::new() })
     }
 
-    /// Takes entries of one application in order, filling holes from the change log.
-    async fn take(&mut self, app: &AppId, entries: &[Arc<Entry>], out: &mut Outbox) -> Result<()> {
-        let mut matched = match self.matched.remove(app) {
-            Some(matched) => matched,
-            None => Matched::begin(&self.domain, app, entries).await?,
-        };
-        let outcome = self.match_all(&mut matched, app, entries, out).await;
-        if outcome.is_ok() {
-            self.matched.insert(app.clone(), matched);
-        } else {
-            // Tried again from where it stood: workers see the gap that this may leave, and read the change log.
-            self.matched.insert(app.clone(), matched.forgotten());
+    fn begin(&mut self) {
+        for app in self.telling.drain(..) {
+            if let Some(matched) = self.matched.get_mut(&app) {
+                matched.lose();
+            }
         }
+    }
+
+    /// Takes entries of one application in order, filling holes from the change log. `upto`: what counts as matched where nothing
+    /// is known.
+    async fn take(&mut self, app: &AppId, upto: Offset, entries: &[Arc<Entry>], out: &mut Outbox) -> Result<()> {
+        let mut matched = self.matched.remove(app).unwrap_or_else(|| Matched::begin(upto));
+        self.telling.push(app.clone());
+        let outcome = self.match_all(&mut matched, app, entries, out).await;
+        if outcome.is_err() {
+            matched.lose();
+        }
+        self.keep(app, matched);
         outcome
+    }
+
+    /// Nothing is kept of an application that is gone.
+    fn keep(&mut self, app: &AppId, matched: Matched) {
+        if self.roster.matcher(app).is_some() {
+            self.matched.insert(app.clone(), matched);
+        }
     }
 
     async fn match_all(
@@ -67,72 +88,88 @@ impl TransportManager {
                 continue;
             }
             if !matched.is_next(entry.offset) {
-                self.read_hole(matched, app, entry).await?;
+                self.read_hole(matched, app, entry, out).await?;
             }
-            if matched.is_next(entry.offset) {
-                self.match_one(matched, app, entry)?;
-            }
+            self.match_one(matched, app, entry, out);
         }
         matched.send(app, &self.roster, out);
         Ok(())
     }
 
     /// Everything in the log between what was matched and this entry.
-    async fn read_hole(&mut self, matched: &mut Matched, app: &AppId, entry: &Entry) -> Result<()> {
+    async fn read_hole(&mut self, matched: &mut Matched, app: &AppId, entry: &Entry, out: &mut Outbox) -> Result<()> {
         if matched.upto.epoch != entry.offset.epoch {
-            matched.begin_epoch(entry.offset);
+            // What was shown may be gone.
+            let begin = Offset::new(entry.offset.epoch, 0);
+            let all = self.roster.channels_where(app, |subscription| subscription.since < begin);
+            matched.resync(&self.roster, app, all, None, begin);
+            matched.upto = begin;
         }
-        loop {
-            match self.domain.backends.change_log.read_logged(app, matched.upto, 1_000).await {
-                Ok(page) => {
-                    let entries: Vec<_> =
-                        page.entries.into_iter().take_while(|read| read.entry.offset < entry.offset).collect();
-                    if entries.is_empty() {
-                        return Ok(());
-                    }
-                    for read in entries {
-                        self.match_one(matched, app, &read.entry)?;
-                    }
-                }
-                // Trimmed: nobody can be told any more; the workers' own catch-up says `resync_required`.
-                Err(error) if error.kind == ErrorKind::Gone => {
-                    matched.skip_to_before(entry.offset);
-                    return Ok(());
-                }
-                Err(error) => return Err(error),
+        while !matched.is_next(entry.offset) {
+            let Some(page) = self.read(app, matched.upto).await? else {
+                return self.leap(matched, app, before(entry.offset)).await;
+            };
+            let n_before = page.entries.partition_point(|read| read.entry.offset < entry.offset);
+            if n_before == 0 {
+                let message = format!("log of {app}: nothing between {} and {}", matched.upto, entry.offset);
+                return Err(Error::new(ErrorKind::Unavailable, "read hole", message));
+            }
+            for read in page.entries.iter().take(n_before) {
+                self.match_one(matched, app, &read.entry, out);
             }
         }
-    }
-
-    fn match_one(&mut self, matched: &mut Matched, app: &AppId, entry: &Arc<Entry>) -> Result<()> {
-        self.roster.follow_log(app, entry, matched)?;
-        matched.take(&self.roster, app, entry);
         Ok(())
     }
 
-    /// What the log holds beyond what was announced: a dropped message at its end would never show as a hole.
-    async fn look_at_heads(&mut self, out: &mut Outbox) -> Result<()> {
-        let apps: Vec<AppId> = self.roster.applications();
-        for app in apps {
-            let marks = self.domain.backends.change_log.marks(&app).await?;
-            let upto = self.matched.get(&app).map(|matched| matched.upto);
-            let since = match upto {
-                Some(upto) if upto < marks.applied => upto,
-                Some(_) => {
-                    self.take(&app, &[], out).await?;
-                    continue;
-                }
-                None => marks.applied,
-            };
-            let page = match self.domain.backends.change_log.read(&app, since, 1_000).await {
-                Ok(page) => page,
-                Err(error) if error.kind == ErrorKind::Gone => continue,
-                Err(error) => return Err(error),
-            };
-            let entries: Vec<_> = page.entries.into_iter().map(|read| read.entry).collect();
-            self.take(&app, &entries, out).await?;
+    /// What is logged above an offset; none when the log does not reach back to it any more.
+    async fn read(&self, app: &AppId, since: Offset) -> Result<Option<Page>> {
+        match self.domain.backends.change_log.read_logged(app, since, PAGE).await {
+            Ok(page) => Ok(Some(page)),
+            Err(error) if error.kind == ErrorKind::Gone => Ok(None),
+            Err(error) => Err(error),
         }
+    }
+
+    /// Goes on above an offset. Nobody can be told what lies before: the workers see the gap, and say `resync_required`.
+    async fn leap(&mut self, matched: &mut Matched, app: &AppId, upto: Offset) -> Result<()> {
+        self.roster.leap(app).await?;
+        matched.upto = upto;
+        matched.lose();
         Ok(())
+    }
+
+    fn match_one(&mut self, matched: &mut Matched, app: &AppId, entry: &Entry, out: &mut Outbox) {
+        let altered = self.roster.follow(app, entry);
+        matched.resync(&self.roster, app, altered, Some("rules"), entry.offset);
+        matched.take(&self.roster, app, entry);
+        if matched.is_full() {
+            matched.send(app, &self.roster, out);
+        }
+    }
+
+    /// What the log holds beyond what was announced, up to what was applied when the roster was brought up to date: a dropped
+    /// message at its end would never show as a hole.
+    async fn look_at_head(&mut self, app: &AppId, applied: Offset, out: &mut Outbox) -> Result<()> {
+        loop {
+            let upto = self.matched.get(app).map_or(applied, |matched| matched.upto);
+            if upto >= applied {
+                // To those that were told nothing for a while, also where there is nothing new.
+                return self.take(app, applied, &[], out).await;
+            }
+            let since = if upto.epoch == applied.epoch { upto } else { Offset::new(applied.epoch, 0) };
+            let Some(page) = self.read(app, since).await? else {
+                let mut matched = Matched::begin(upto);
+                self.leap(&mut matched, app, applied).await?;
+                self.keep(app, matched);
+                continue;
+            };
+            let mut entries: Vec<_> = page.entries.into_iter().map(|read| read.entry).collect();
+            entries.truncate(entries.partition_point(|entry| entry.offset <= applied));
+            if entries.is_empty() {
+                return Ok(());
+            }
+            self.take(app, applied, &entries, out).await?;
+        }
     }
 }
 
@@ -141,34 +178,63 @@ impl Worker for TransportManager {
     type Input = Change;
 
     async fn handle(&mut self, batch: &[Received<Change>], out: &mut Outbox) -> Result<(), Error> {
-        self.roster.refresh(&self.domain).await?;
+        self.begin();
+        self.roster.refresh().await?;
         let mut by_app: BTreeMap<&AppId, Vec<Arc<Entry>>> = BTreeMap::new();
         for change in batch {
             by_app.entry(&change.body.app).or_default().push(change.body.entry.clone());
         }
         for (app, entries) in by_app {
-            self.take(app, &entries, out).await?;
+            let Some(first) = entries.first() else { continue };
+            self.take(app, before(first.offset), &entries, out).await?;
         }
         Ok(())
     }
 
-    /// Nobody can be told what could not be matched: the subscribers of its model ask anew.
+    async fn told(&mut self) -> Result<(), Error> {
+        self.telling.clear();
+        Ok(())
+    }
+
+    /// Nobody can be told what could not be matched: the subscribers of its model ask anew (all, where it is about no model).
     async fn dead(&mut self, change: &Received<Change>, _reason: &str, out: &mut Outbox) -> Result<(), Error> {
+        self.begin();
         let (app, entry) = (&change.body.app, &change.body.entry);
-        let mut matched = match self.matched.remove(app) {
-            Some(matched) => matched,
-            None => Matched::begin(&self.domain, app, std::slice::from_ref(entry)).await?,
-        };
+        let mut matched = self.matched.remove(app).unwrap_or_else(|| Matched::begin(before(entry.offset)));
         if entry.offset > matched.upto {
-            matched.give_up(&self.roster, app, entry);
+            if !matched.is_next(entry.offset) {
+                matched.lose();
+            }
+            let lost = self.roster.channels_where(app, |subscription| {
+                subscription.since < entry.offset && entry.model().is_none_or(|model| subscription.model == *model)
+            });
+            matched.resync(&self.roster, app, lost, Some("internal"), entry.offset);
+            matched.upto = entry.offset;
             matched.send(app, &self.roster, out);
+            self.telling.push(app.clone());
         }
-        self.matched.insert(app.clone(), matched);
+        self.keep(app, matched);
         Ok(())
     }
 
     async fn tick(&mut self, out: &mut Outbox) -> Result<(), Error> {
-        self.roster.refresh(&self.domain).await?;
-        self.look_at_heads(out).await
+        self.begin();
+        self.roster.refresh().await?;
+        let mut heads = Vec::new();
+        for app in self.roster.connected() {
+            let marks = self.domain.backends.change_log.marks(&app).await?;
+            heads.push((app, marks.applied));
+        }
+        // After the marks: whoever is not known yet has connected, or subscribed, above them.
+        self.roster.refresh().await?;
+        for (app, applied) in heads {
+            self.look_at_head(&app, applied, out).await?;
+        }
+        Ok(())
     }
+}
+
+/// The offset before this one, in its epoch.
+fn before(offset: Offset) -> Offset {
+    Offset::new(offset.epoch, offset.position.saturating_sub(1))
 }

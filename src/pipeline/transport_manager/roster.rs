@@ -1,10 +1,7 @@
-//! What the matchers are fed from: the registry for subscriptions and connections, the change log for applications and users (so
-//! that rules change at their place in the log, not before).
+//! The crowds of all applications of a queue, fed from the registry for subscriptions and connections, and from the change log for
+//! applications and users (so that rules change at their place in the log, not before).
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-};
+use std::collections::{BTreeSet, HashMap};
 
 use nexxus_storage::{
     Result,
@@ -14,221 +11,207 @@ use nexxus_storage::{
         records::{self, decode},
     },
 };
-use tracing::{info, warn};
+use tracing::{error, info};
 
 use super::{
-    super::matcher::{Matcher, Matchers},
-    matched::Matched,
+    super::matcher::Matcher,
+    crowd::{Channels, Crowd},
 };
-use crate::domain::{Application, Domain, view::View};
+use crate::domain::{Application, Domain};
 
 const KINDS: [Kind; 2] = [Kind::Subscription, Kind::Connection];
 
 pub(super) struct Roster {
-    matchers: Matchers,
-    applications: HashMap<AppId, Arc<Application>>,
-    /// What the rules know of the users that have subscriptions, as of the matched place in the log.
-    users: HashMap<(AppId, UserId), UserFacts>,
-    records: HashMap<SubscriptionId, Arc<records::Subscription>>,
+    domain: Domain,
+    /// Only applications whose changes come by this queue are of interest.
+    queue: String,
+    /// One for each application that there is, and each that somebody listens to.
+    crowds: HashMap<AppId, Crowd>,
     feed: Box<dyn Feed>,
+    /// Something that the feed told was not taken in.
+    is_stale: bool,
+    /// How many subscriptions the gauge was told of.
+    n_counted: usize,
 }
 
 impl Roster {
-    pub(super) async fn open(domain: &Domain) -> Result<Self> {
+    pub(super) async fn open(domain: Domain, queue: String) -> Result<Self> {
         let feed = domain.backends.registry.feed(&KINDS).await?;
-        let mut roster = Self {
-            matchers: Matchers::default(),
-            applications: HashMap::new(),
-            users: HashMap::new(),
-            records: HashMap::new(),
-            feed,
-        };
-        roster.reload(domain).await?;
+        let mut roster = Self { domain, queue, crowds: HashMap::new(), feed, is_stale: true, n_counted: 0 };
+        roster.reload().await?;
+        info!(applications = roster.crowds.len(), subscriptions = roster.n_counted, "the matcher is loaded");
         Ok(roster)
     }
 
-    async fn reload(&mut self, domain: &Domain) -> Result<()> {
-        self.matchers = Matchers::default();
-        self.users.clear();
-        self.records.clear();
-        domain.catalog.refresh().await?;
-        let applications = domain.catalog.list();
-        let n_applications = applications.len();
-        for application in applications {
-            let app = application.id().clone();
-            self.applications.insert(app.clone(), application);
-            let registry = &domain.backends.registry;
-            for subscription in registry.load_all(Kind::Subscription, Some(&app), "").await? {
-                self.subscribe(domain, subscription).await?;
-            }
-            for connection in registry.load_all::<records::Connection>(Kind::Connection, Some(&app), "").await? {
-                self.matchers.app(&app).connect(connection.device, &connection.queue);
-            }
-        }
-        info!(applications = n_applications, subscriptions = self.records.len(), "the matcher is loaded");
-        Ok(())
+    fn is_mine(&self, app: &AppId) -> bool {
+        self.domain.routes.transport_manager.queue_of(app) == self.queue
     }
 
     /// Takes in everything that was written to the registry before this call.
-    pub(super) async fn refresh(&mut self, domain: &Domain) -> Result<()> {
-        for news in self.feed.read().await? {
-            match news {
-                News::Reload => return self.reload(domain).await,
-                News::Written { key, value } => match (key.kind, value) {
-                    (Kind::Subscription, Some(value)) => self.subscribe(domain, decode(&key, &value)?).await?,
-                    (Kind::Subscription, None) => self.unsubscribe(&key),
-                    (Kind::Connection, value) => self.connection(&key, value.is_some()),
-                    _ => {}
-                },
-            }
-        }
-        metrics::gauge!("nexxus_subscriptions").set(self.records.len() as f64);
-        Ok(())
-    }
-
-    async fn subscribe(&mut self, domain: &Domain, subscription: records::Subscription) -> Result<()> {
-        let app = subscription.app.clone();
-        if !self.applications.contains_key(&app) {
-            domain.catalog.refresh().await?;
-            let Some(application) = domain.catalog.find(&app) else { return Ok(()) };
-            self.applications.insert(app.clone(), application);
-        }
-        self.know_user(domain, &subscription).await?;
-        self.records.insert(subscription.id.clone(), Arc::new(subscription.clone()));
-        self.compile(&subscription);
-        Ok(())
-    }
-
-    async fn know_user(&mut self, domain: &Domain, subscription: &records::Subscription) -> Result<()> {
-        let Some(user) = &subscription.user else { return Ok(()) };
-        let key = (subscription.app.clone(), user.clone());
-        if self.users.contains_key(&key) {
+    pub(super) async fn refresh(&mut self) -> Result<()> {
+        let news = self.feed.read().await?;
+        if news.is_empty() && !self.is_stale {
             return Ok(());
         }
-        let record: Option<(records::User, u64)> =
-            domain.backends.registry.load(&Key::user(&subscription.app, user)).await?;
-        self.users.insert(key, record.map(|(user, _)| user.facts).unwrap_or_default());
+        // What is read and not taken in, because of an error on the way, the feed does not tell again.
+        let must_reload = std::mem::replace(&mut self.is_stale, true) || news.contains(&News::Reload);
+        if must_reload {
+            return self.reload().await;
+        }
+        for news in news {
+            if let News::Written { key, value } = news {
+                self.take(&key, value.as_deref()).await?;
+            }
+        }
+        self.is_stale = false;
+        self.count();
         Ok(())
     }
 
-    /// Brings a subscription into its matcher as application and user stand now. One that fits them no longer hears nothing.
-    fn compile(&mut self, subscription: &records::Subscription) {
-        let view = self.view_of(subscription);
-        let matcher = self.matchers.app(&subscription.app);
-        match view {
-            Some(view) => matcher.subscribe(subscription.id.clone(), subscription.device.clone(), view),
-            None => matcher.unsubscribe(&subscription.id),
+    /// Reads everything anew. Applications and users stay as of the matched place in the log, where they are known.
+    async fn reload(&mut self) -> Result<()> {
+        self.is_stale = true;
+        self.domain.catalog.refresh().await?;
+        let defined = self.domain.catalog.list().into_iter().map(|application| application.id().clone());
+        let apps: BTreeSet<AppId> =
+            defined.filter(|app| self.is_mine(app)).chain(self.crowds.keys().cloned()).collect();
+        let mut crowds = HashMap::with_capacity(apps.len());
+        for app in apps {
+            let crowd = self.load(&app).await?;
+            if !crowd.is_over() {
+                crowds.insert(app, crowd);
+            }
         }
+        self.crowds = crowds;
+        self.is_stale = false;
+        self.count();
+        Ok(())
     }
 
-    fn view_of(&self, subscription: &records::Subscription) -> Option<View> {
-        let application = self.applications.get(&subscription.app)?;
-        let no_facts = UserFacts::default();
-        let user = subscription.user.as_ref().map(|user| (subscription.app.clone(), user.clone()));
-        let facts = user.and_then(|user| self.users.get(&user)).unwrap_or(&no_facts);
-        View::compile(subscription, application, facts)
-            .inspect_err(|error| warn!(app = %subscription.app, %error, "a subscription fits no longer"))
-            .ok()
-    }
-
-    fn unsubscribe(&mut self, key: &Key) {
-        let Some((app, id)) = key.app.as_ref().zip(second_part(&key.id).and_then(|id| SubscriptionId::parse(id).ok()))
-        else {
-            return;
-        };
-        self.records.remove(&id);
-        self.matchers.app(app).unsubscribe(&id);
-        self.forget_if_empty(app);
-    }
-
-    fn connection(&mut self, key: &Key, is_there: bool) {
-        let parts = key.id.split_once('/').and_then(|(device, queue)| Some((DeviceId::parse(device).ok()?, queue)));
-        let Some((app, (device, queue))) = key.app.as_ref().zip(parts) else { return };
-        let matcher = self.matchers.app(app);
-        if is_there {
-            matcher.connect(device, queue);
-        } else {
-            matcher.disconnect(&device, queue);
-            self.forget_if_empty(app);
+    async fn load(&self, app: &AppId) -> Result<Crowd> {
+        let known = self.crowds.get(app);
+        let application = known.and_then(|known| known.application.clone());
+        let mut crowd = Crowd::of(application.or_else(|| self.domain.catalog.find(app)));
+        let registry = &self.domain.backends.registry;
+        for subscription in registry.load_all::<records::Subscription>(Kind::Subscription, Some(app), "").await? {
+            let facts = match &subscription.user {
+                Some(user) if crowd.facts_of(user).is_none() => match known.and_then(|known| known.facts_of(user)) {
+                    Some(facts) => Some(facts.clone()),
+                    None => Some(self.load_facts(app, user).await?),
+                },
+                _ => None,
+            };
+            crowd.subscribe(subscription, facts);
         }
-    }
-
-    fn forget_if_empty(&mut self, app: &AppId) {
-        if self.matchers.of.get(app).is_some_and(Matcher::is_empty) {
-            self.matchers.of.remove(app);
-            self.users.retain(|(of, _), _| of != app);
+        for connection in registry.load_all::<records::Connection>(Kind::Connection, Some(app), "").await? {
+            crowd.matcher.connect(connection.device, &connection.queue);
         }
+        Ok(crowd)
     }
 
-    /// Applications and users change at their place in the log. Connected devices whose channels this may alter ask anew.
-    pub(super) fn follow_log(&mut self, app: &AppId, entry: &Entry, matched: &mut Matched) -> Result<()> {
-        let concerned: Vec<Arc<records::Subscription>> = match &entry.event {
-            Event::Defined { definition, .. } => {
-                let Ok(record) = serde_json::from_value::<records::Application>(definition.clone()) else {
-                    return Ok(());
-                };
-                if record.deleted {
-                    self.applications.remove(app);
-                } else {
-                    self.applications.insert(app.clone(), Arc::new(Application::compile(record)?));
+    async fn load_facts(&self, app: &AppId, user: &UserId) -> Result<UserFacts> {
+        let record: Option<(records::User, u64)> = self.domain.backends.registry.load(&Key::user(app, user)).await?;
+        Ok(record.map(|(user, _)| user.facts).unwrap_or_default())
+    }
+
+    async fn take(&mut self, key: &Key, value: Option<&[u8]>) -> Result<()> {
+        let Some(app) = key.app.as_ref().filter(|app| self.is_mine(app)) else { return Ok(()) };
+        let Some((first, second)) = key.id.split_once('/') else { return Ok(()) };
+        match (key.kind, value) {
+            (Kind::Subscription, Some(value)) => match decode(key, value) {
+                Ok(subscription) => self.subscribe(subscription).await?,
+                // The others go on.
+                Err(error) => error!(%app, %error, "a subscription cannot be read"),
+            },
+            (Kind::Subscription, None) => {
+                if let (Some(crowd), Ok(id)) = (self.crowds.get_mut(app), SubscriptionId::parse(second)) {
+                    crowd.unsubscribe(&id);
                 }
-                self.records.values().filter(|record| record.app == *app).cloned().collect()
             }
-            Event::UserChanged { user, after, .. } => {
-                self.users.insert((app.clone(), user.clone()), after.clone().unwrap_or_default());
-                let is_theirs =
-                    |record: &&Arc<records::Subscription>| record.app == *app && record.user.as_ref() == Some(user);
-                self.records.values().filter(is_theirs).cloned().collect()
+            (Kind::Connection, value) => {
+                let Ok(device) = DeviceId::parse(first) else { return Ok(()) };
+                match value {
+                    Some(_) => self.crowd(app).await?.matcher.connect(device, second),
+                    None => {
+                        if let Some(crowd) = self.crowds.get_mut(app) {
+                            crowd.matcher.disconnect(&device, second);
+                        }
+                    }
+                }
             }
-            _ => return Ok(()),
-        };
-        let mut altered = HashSet::new();
-        for subscription in concerned {
-            let before = self.matchers.app(app).subscription(&subscription.id).cloned();
-            self.compile(&subscription);
-            let after = self.matchers.app(app).subscription(&subscription.id);
-            if before.as_deref() != after.map(|view| &**view) {
-                altered.insert(subscription.id.clone());
-            }
+            _ => {}
         }
-        if !altered.is_empty() {
-            let channels = self.altered_channels(app, &altered);
-            matched.resync(self, app, channels, Some("rules"), entry.offset);
+        if self.crowds.get(app).is_some_and(Crowd::is_over) {
+            self.crowds.remove(app);
         }
         Ok(())
     }
 
-    /// The channels of altered subscriptions, by connected device; also of those that fit no longer and so left the matcher.
-    fn altered_channels(&self, app: &AppId, altered: &HashSet<SubscriptionId>) -> Vec<(DeviceId, Vec<Arc<str>>)> {
-        let mut channels: HashMap<DeviceId, Vec<Arc<str>>> = HashMap::new();
-        for id in altered {
-            let Some(record) = self.records.get(id) else { continue };
-            if self.matcher(app).is_some_and(|matcher| !matcher.queues_of(&record.device).is_empty()) {
-                channels.entry(record.device.clone()).or_default().push(record.channel.as_str().into());
-            }
+    async fn subscribe(&mut self, subscription: records::Subscription) -> Result<()> {
+        let app = subscription.app.clone();
+        let is_known = |user: &UserId| self.crowds.get(&app).is_some_and(|crowd| crowd.facts_of(user).is_some());
+        let facts = match &subscription.user {
+            Some(user) if !is_known(user) => Some(self.load_facts(&app, user).await?),
+            _ => None,
+        };
+        self.crowd(&app).await?.subscribe(subscription, facts);
+        Ok(())
+    }
+
+    async fn crowd(&mut self, app: &AppId) -> Result<&mut Crowd> {
+        if !self.crowds.contains_key(app) {
+            self.domain.catalog.refresh().await?;
+            self.crowds.insert(app.clone(), Crowd::of(self.domain.catalog.find(app)));
         }
-        let mut channels: Vec<_> = channels.into_iter().collect();
-        channels.iter_mut().for_each(|(_, keys)| keys.sort_unstable());
-        channels.sort_unstable();
-        channels
+        Ok(self.crowds.entry(app.clone()).or_default())
+    }
+
+    /// Applications and users change at their place in the log. Gives the channels of connected devices that this alters.
+    pub(super) fn follow(&mut self, app: &AppId, entry: &Entry) -> Channels {
+        if !matches!(entry.event, Event::Defined { .. } | Event::UserChanged { .. }) {
+            return Channels::new();
+        }
+        let crowd = self.crowds.entry(app.clone()).or_default();
+        let altered = crowd.follow(entry);
+        if crowd.is_over() {
+            self.crowds.remove(app);
+        }
+        altered
+    }
+
+    /// The log no longer has what lies before: the application counts as it is defined today.
+    pub(super) async fn leap(&mut self, app: &AppId) -> Result<()> {
+        self.domain.catalog.refresh().await?;
+        let today = self.domain.catalog.find(app);
+        if let Some(crowd) = self.crowds.get_mut(app) {
+            crowd.define(today);
+        }
+        Ok(())
+    }
+
+    /// The channels of an application's connected devices that fulfil a condition.
+    pub(super) fn channels_where(&self, app: &AppId, wanted: impl Fn(&records::Subscription) -> bool) -> Channels {
+        let crowd = self.crowds.get(app);
+        crowd.map(|crowd| crowd.channels_where(|subscription, _| wanted(subscription))).unwrap_or_default()
     }
 
     pub(super) fn matcher(&self, app: &AppId) -> Option<&Matcher> {
-        self.matchers.of.get(app)
+        self.crowds.get(app).map(|crowd| &crowd.matcher)
     }
 
     pub(super) fn application(&self, app: &AppId) -> Option<&Application> {
-        self.applications.get(app).map(|application| &**application)
+        self.crowds.get(app)?.application.as_deref()
     }
 
     /// Every application that somebody is connected to.
-    pub(super) fn applications(&self) -> Vec<AppId> {
-        let connected = |(app, matcher): (&AppId, &Matcher)| matcher.queues().next().map(|_| app.clone());
-        self.matchers.of.iter().filter_map(connected).collect()
+    pub(super) fn connected(&self) -> Vec<AppId> {
+        let is_connected = |(_, crowd): &(&AppId, &Crowd)| crowd.matcher.has_connections();
+        self.crowds.iter().filter(is_connected).map(|(app, _)| app.clone()).collect()
     }
-}
 
-/// `SUBSCRIPTION` of `DEVICE/SUBSCRIPTION`.
-fn second_part(id: &str) -> Option<&str> {
-    id.split_once('/').map(|(_, second)| second)
+    fn count(&mut self) {
+        let n_subscriptions = self.crowds.values().map(Crowd::n_subscriptions).sum();
+        let before = std::mem::replace(&mut self.n_counted, n_subscriptions);
+        metrics::gauge!("nexxus_subscriptions").increment(n_subscriptions as f64 - before as f64);
+    }
 }

@@ -1,0 +1,211 @@
+//! What a change of an application's definition or of a user alters for subscriptions: the same live and in a replay.
+
+use std::collections::BTreeMap;
+
+use nexxus_storage::{
+    model::{Entry, Event, Offset, UserId, change::UserFacts, schema::Field},
+    registry::records,
+};
+
+use super::{Application, view::View};
+
+/// An entry of the change log after which some subscriptions have to be asked for anew.
+pub struct Alteration {
+    offset: Offset,
+    cause: Cause,
+}
+
+enum Cause {
+    /// The definitions before and after; none when one of them cannot be read: then everything may be altered.
+    Definition(Option<Box<(Application, Application)>>),
+    User {
+        user: UserId,
+        before: UserFacts,
+        after: UserFacts,
+    },
+}
+
+impl Alteration {
+    /// None for entries that alter nothing.
+    pub fn of(entry: &Entry) -> Option<Self> {
+        let cause = match &entry.event {
+            Event::Defined { before: Some(before), definition } => {
+                let compiled = |definition: &serde_json::Value| {
+                    Application::compile(serde_json::from_value(definition.clone()).ok()?).ok()
+                };
+                Cause::Definition(compiled(before).zip(compiled(definition)).map(Box::new))
+            }
+            Event::UserChanged { user, before, after } => Cause::User {
+                user: user.clone(),
+                before: before.clone().unwrap_or_default(),
+                after: after.clone().unwrap_or_default(),
+            },
+            _ => return None,
+        };
+        Some(Self { offset: entry.offset, cause })
+    }
+
+    /// Whether the subscription may get other answers than before. `application`, `facts`: as they are otherwise.
+    pub fn alters(
+        &self,
+        subscription: &records::Subscription,
+        application: Option<&Application>,
+        facts: &UserFacts,
+    ) -> bool {
+        if subscription.since >= self.offset {
+            return false;
+        }
+        match &self.cause {
+            Cause::Definition(None) => true,
+            Cause::Definition(Some(both)) => {
+                let (before, after) = &**both;
+                Answer::of(subscription, before, facts) != Answer::of(subscription, after, facts)
+            }
+            Cause::User { user, before, after } => {
+                let answer = |facts| Answer::of(subscription, application?, facts);
+                subscription.user.as_ref() == Some(user) && answer(before) != answer(after)
+            }
+        }
+    }
+}
+
+/// What decides which documents a subscription shows, and which of their fields.
+#[derive(PartialEq)]
+struct Answer {
+    view: View,
+    /// The paths that it does not show.
+    hidden: Vec<String>,
+}
+
+impl Answer {
+    fn of(subscription: &records::Subscription, application: &Application, facts: &UserFacts) -> Option<Self> {
+        let view = View::compile(subscription, application, facts).ok()?;
+        let mut hidden = Vec::new();
+        if let Some(model) = application.schema.model(subscription.model.as_str())
+            && !view.privileged
+        {
+            collect_hidden("", &model.fields, &mut hidden);
+        }
+        Some(Self { view, hidden })
+    }
+}
+
+fn collect_hidden(prefix: &str, fields: &BTreeMap<String, Field>, hidden: &mut Vec<String>) {
+    for (name, field) in fields {
+        let path = format!("{prefix}{name}");
+        match &field.properties {
+            _ if field.hidden => hidden.push(path),
+            Some(properties) => collect_hidden(&format!("{path}."), properties, hidden),
+            None => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nexxus_storage::model::{ChangeId, Timestamp};
+    use serde_json::{Value, json};
+
+    fn definition(schema: Value, rules: Value) -> Value {
+        json!({
+            "id": "a", "name": "a", "authEnabled": true, "allowMultipleLogin": true, "offset": Offset::new(1, 1),
+            "createdAt": "2026-01-01T00:00:00.000Z", "updatedAt": "2026-01-01T00:00:00.000Z",
+            "schema": schema, "rules": rules,
+        })
+    }
+
+    fn subscription(model: &str, filter: Option<Value>, since: u64) -> records::Subscription {
+        let mut record = json!({
+            "app": "a", "id": format!("s-{model}"), "device": "d", "user": "u", "model": model, "channel": format!("app:a:model:{model}"),
+            "since": Offset::new(1, since),
+        });
+        if let Some(filter) = filter {
+            record["filter"] = filter;
+        }
+        serde_json::from_value(record).expect("a subscription")
+    }
+
+    fn entry(event: Event) -> Entry {
+        Entry { offset: Offset::new(1, 10), change_id: ChangeId::generate(), time: Timestamp::now(), event }
+    }
+
+    fn task(more: Value) -> Value {
+        let mut fields = json!({ "title": { "type": "string", "filterable": true }, "cost": { "type": "number" } });
+        for (name, field) in more.as_object().expect("fields") {
+            fields[name] = field.clone();
+        }
+        json!({ "task": fields, "note": { "text": { "type": "string" } } })
+    }
+
+    #[test]
+    fn a_definition_alters_only_what_it_is_about() {
+        let before = definition(task(json!({})), json!({}));
+        let hides_cost = task(json!({ "cost": { "type": "number", "hidden": true } }));
+        let forgets_title = task(json!({ "title": { "type": "string" } }));
+        let by_title = Some(json!({ "title": "x" }));
+        for (what, after, model, filter, altered) in [
+            (
+                "another model's rules",
+                definition(task(json!({})), json!({ "note": { "read": "owner" } })),
+                "task",
+                None,
+                false,
+            ),
+            ("its rules", definition(task(json!({})), json!({ "task": { "read": "owner" } })), "task", None, true),
+            (
+                "who may write",
+                definition(task(json!({})), json!({ "task": { "update": "admin" } })),
+                "task",
+                None,
+                false,
+            ),
+            ("a new field", definition(task(json!({ "more": { "type": "string" } })), json!({})), "task", None, false),
+            ("a field is hidden", definition(hides_cost.clone(), json!({})), "task", None, true),
+            ("another model's field is hidden", definition(hides_cost, json!({})), "note", None, false),
+            (
+                "its filter is not allowed any more",
+                definition(forgets_title.clone(), json!({})),
+                "task",
+                by_title,
+                true,
+            ),
+            ("a filter that it does not have", definition(forgets_title, json!({})), "task", None, false),
+            ("what cannot be read", json!({}), "note", None, true),
+        ] {
+            let entry = entry(Event::Defined { definition: after, before: Some(before.clone()) });
+            let alteration = Alteration::of(&entry).expect("an alteration");
+            let alters =
+                |since| alteration.alters(&subscription(model, filter.clone(), since), None, &UserFacts::default());
+            assert_eq!(alters(9), altered, "{what}");
+            assert!(!alters(10), "{what}: its items are from afterwards");
+        }
+        assert!(Alteration::of(&entry(Event::Defined { definition: before, before: None })).is_none(), "it is new");
+        assert!(Alteration::of(&entry(Event::Unchanged { document: None })).is_none());
+    }
+
+    #[test]
+    fn a_user_alters_what_rules_ask_of_it() {
+        let rules = json!({ "task": { "read": { "title": "$user.details.team" } } });
+        let application = serde_json::from_value(definition(task(json!({})), rules)).expect("a record");
+        let application = Application::compile(application).expect("an application");
+        let facts = |user_type: Option<&str>, team: Option<&str>| UserFacts {
+            user_type: user_type.map(str::to_owned),
+            details: team.map(|team| ("team".to_owned(), json!(team))).into_iter().collect(),
+        };
+        for (what, before, after, model, altered) in [
+            ("its team", facts(None, Some("a")), facts(None, Some("b")), "task", true),
+            ("the team is not asked for", facts(None, Some("a")), facts(None, Some("b")), "note", false),
+            ("its type is not asked for", facts(None, Some("a")), facts(Some("editor"), Some("a")), "task", false),
+            ("it becomes an admin", facts(None, None), facts(Some("admin"), None), "note", true),
+        ] {
+            let user = UserId::parse("u").expect("an id");
+            let changed = Event::UserChanged { user, before: Some(before), after: Some(after) };
+            let alteration = Alteration::of(&entry(changed)).expect("an alteration");
+            let alters = |record| alteration.alters(&record, Some(&application), &UserFacts::default());
+            assert_eq!(alters(subscription(model, None, 9)), altered, "{what}");
+            let others = records::Subscription { user: UserId::parse("v").ok(), ..subscription(model, None, 9) };
+            assert!(!alters(others), "{what}: of another user");
+        }
+    }
+}
