@@ -86,7 +86,10 @@ impl Node {
         if domain.config.runs(Role::Writer) {
             pipeline::run_writer(domain, services);
         }
-        let hub = domain.config.runs(Role::Websocket).then(|| transport::run_websocket(domain, services));
+        let hub = match domain.config.runs(Role::Websocket) {
+            true => Some(transport::run_websocket(domain, services).await?),
+            false => None,
+        };
         if let Some(listener) = api {
             let mut router = api::router(domain.clone());
             if let Some(hub) = &hub {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use nexxus_storage::{
     ErrorKind,
+    changelog::LogEntry,
     model::{AppId, DeviceId, Entry, Event, Offset, UserId, change::UserFacts},
     registry::{Key, Kind, records},
 };
@@ -14,6 +15,7 @@ use tracing::warn;
 use crate::{
     domain::{
         Application, Domain,
+        alteration::Alteration,
         frame::{self, Audience, Frames},
         view::View,
     },
@@ -48,27 +50,33 @@ struct Replayed {
 }
 
 impl Mailbox {
-    /// What stands in the log above an offset for this device.
-    pub async fn read(&self, since: Offset) -> Result<Caught, Failure> {
-        let page = match self.domain.backends.change_log.read(&self.app, since, PAGE).await {
+    /// What stands in the log above an offset for this device; nothing above `upto`.
+    pub async fn read(&self, since: Offset, upto: Option<Offset>) -> Result<Caught, Failure> {
+        let mut page = match self.domain.backends.change_log.read(&self.app, since, PAGE).await {
             Ok(page) => page,
             Err(error) if matches!(error.kind, ErrorKind::Gone | ErrorKind::Invalid) => return self.start_anew().await,
             Err(error) => return Err(error.into()),
         };
-        if page.entries.is_empty() {
-            return Ok(Caught { frames: Vec::new(), next: page.next, end: page.end, gone: false });
+        if let Some(upto) = upto {
+            page.entries.truncate(page.entries.partition_point(|entry| entry.entry.offset <= upto));
+            page.next = page.next.min(upto);
         }
-        let Some(application) = self.domain.catalog.find(&self.app) else {
-            return Ok(Caught { frames: Vec::new(), next: page.next, end: page.end, gone: false });
-        };
+        let frames = if page.entries.is_empty() { Vec::new() } else { self.frames(&page.entries).await? };
+        Ok(Caught { frames, next: page.next, end: page.end, gone: false })
+    }
+
+    async fn frames(&self, entries: &[LogEntry]) -> Result<Vec<Bytes>, Failure> {
+        // Without rules nothing can be shown, and nothing may be passed over.
+        let application = self.domain.catalog.find(&self.app);
+        let application = application.ok_or_else(|| format!("there is no application {}", self.app))?;
         // After the page: a subscription that is not in this list was made above everything in the page.
         let facts = self.facts().await?;
         let subscriptions = self.subscriptions(&application, &facts).await?;
         let mut frames = Vec::new();
-        for entry in &page.entries {
+        for entry in entries {
             self.replay(&application, &facts, &subscriptions, &entry.entry, &mut frames);
         }
-        Ok(Caught { frames, next: page.next, end: page.end, gone: false })
+        Ok(frames)
     }
 
     /// The history does not reach back: everything has to be asked for anew, from where the log stands now.
@@ -125,22 +133,9 @@ impl Mailbox {
             Event::Rejected { document, device: Some(device), problem } if *device == self.device => {
                 frames.push(frame::change_rejected(entry.change_id, document.as_ref(), problem, entry.offset));
             }
-            Event::Defined { before: Some(before), definition } => {
-                let both = compiled(before).zip(compiled(definition));
-                let altered = |record: &records::Subscription| match &both {
-                    Some((before, after)) => {
-                        View::compile(record, before, facts).ok() != View::compile(record, after, facts).ok()
-                    }
-                    None => true,
-                };
-                frames.extend(resync(subscriptions, entry.offset, altered));
-            }
-            Event::UserChanged { user, before, after } if Some(user) == self.user.as_ref() => {
-                let (before, after) = (before.clone().unwrap_or_default(), after.clone().unwrap_or_default());
-                let altered = |record: &records::Subscription| {
-                    let view = |facts| View::compile(record, application, facts).ok();
-                    view(&before) != view(&after)
-                };
+            Event::Defined { .. } | Event::UserChanged { .. } => {
+                let Some(alteration) = Alteration::of(entry) else { return };
+                let altered = |record: &records::Subscription| alteration.alters(record, Some(application), facts);
                 frames.extend(resync(subscriptions, entry.offset, altered));
             }
             Event::Created { .. } | Event::Updated { .. } | Event::Deleted { .. } => {
@@ -151,10 +146,6 @@ impl Mailbox {
     }
 }
 
-fn compiled(definition: &serde_json::Value) -> Option<Application> {
-    Application::compile(serde_json::from_value(definition.clone()).ok()?).ok()
-}
-
 fn resync(
     subscriptions: &[Replayed],
     offset: Offset,
@@ -162,7 +153,7 @@ fn resync(
 ) -> Option<Bytes> {
     let mut channels: Vec<Arc<str>> = subscriptions
         .iter()
-        .filter(|subscription| subscription.record.since < offset && altered(&subscription.record))
+        .filter(|subscription| altered(&subscription.record))
         .map(|subscription| subscription.record.channel.as_str().into())
         .collect();
     channels.sort_unstable();

@@ -55,32 +55,51 @@ pub struct Session {
     attached_at: Offset,
     /// The highest offset that the client was told, in a frame or otherwise.
     told: Offset,
-    leaving: Option<Leaving>,
+    leaving: Leaving,
 }
 
-/// What has to be done when a connection ends, however it ends.
+/// What has to be done when a connection ends, however it ends; also one whose upgrade never came about.
 struct Leaving {
     hub: Arc<Hub>,
     app: AppId,
     connection: Arc<Connection>,
 }
 
+/// The last connection of a device here has gone.
+struct Left {
+    hub: Arc<Hub>,
+    app: AppId,
+    device: DeviceId,
+    generation: u64,
+}
+
 impl Leaving {
-    async fn leave(self) {
+    fn detach(&self) -> Option<Left> {
         let Self { hub, app, connection } = self;
-        let Some(generation) = hub.detach(&app, &connection) else { return };
-        let outcome = hub.domain.disconnect_device(&app, &connection.device, &hub.queue, generation).await;
-        if let Err(problem) = outcome {
-            warn!(%app, device = %connection.device, problem = problem.detail, "a disconnect was not recorded");
+        let generation = hub.rooms.detach(app, connection)?;
+        Some(Left { hub: hub.clone(), app: app.clone(), device: connection.device.clone(), generation })
+    }
+
+    async fn leave(self) {
+        if let Some(left) = self.detach() {
+            left.record().await;
         }
     }
 }
 
-impl Drop for Session {
-    /// A connection whose upgrade never came about leaves, too.
+impl Drop for Leaving {
     fn drop(&mut self) {
-        if let Some((leaving, runtime)) = self.leaving.take().zip(tokio::runtime::Handle::try_current().ok()) {
-            runtime.spawn(leaving.leave());
+        if let Some((left, runtime)) = self.detach().zip(tokio::runtime::Handle::try_current().ok()) {
+            runtime.spawn(left.record());
+        }
+    }
+}
+
+impl Left {
+    async fn record(self) {
+        let Self { hub, app, device, generation } = self;
+        if let Err(problem) = hub.domain.disconnect_device(&app, &device, &hub.queue, generation).await {
+            warn!(%app, %device, problem = problem.detail, "a disconnect was not recorded");
         }
     }
 }
@@ -135,17 +154,18 @@ impl Session {
             Offset::default(),
             domain.config.limits.connection_buffer_bytes.bytes(),
         );
-        hub.attach(&app, &connection);
+        hub.rooms.attach(&app, &connection);
+        let leaving = Leaving { hub: hub.clone(), app: app.clone(), connection: connection.clone() };
         let opened = async {
             let (device, was_known) = domain.connect_device(&application, &identified, &device, &hub.queue).await?;
-            hub.registered(&app, &device.id, device.generation);
+            hub.rooms.registered(&app, &device.id, device.generation);
             let marks = domain.backends.change_log.marks(&app).await.map_err(unavailable)?;
             Ok((device, was_known, marks.applied))
         };
         let (device, was_known, attached_at) = match opened.await {
             Ok(opened) => opened,
             Err(problem) => {
-                hub.detach(&app, &connection);
+                leaving.leave().await;
                 return Err(problem);
             }
         };
@@ -155,7 +175,6 @@ impl Session {
             device: device.id.clone(),
             user: identified.caller.user.clone(),
         };
-        let leaving = Some(Leaving { hub: hub.clone(), app: app.clone(), connection: connection.clone() });
         let mut session = Self {
             hub: hub.clone(),
             app,
@@ -183,7 +202,7 @@ impl Session {
             Since::Last => self.hub.domain.cursor_of(&self.device).await?,
             Since::Offset(offset) => offset,
         };
-        self.connection.caught_up_to(from);
+        self.connection.read_to(from);
         let channels =
             self.mailbox.channels().await.map_err(|error| Problem::new(ProblemKind::Unavailable, error.to_string()))?;
         let mut frames = vec![self.hello(channels.len())];
@@ -193,13 +212,13 @@ impl Session {
         let marks = self.hub.domain.backends.change_log.marks(&self.app).await.map_err(unavailable)?;
         let reaches_back = from.epoch == marks.applied.epoch && from >= marks.trimmed || from == marks.applied;
         let (frame, result) = if !was_known {
-            self.connection.caught_up_to(self.attached_at);
+            self.connection.read_to(self.attached_at);
             (frame::resync_required(&channels, Some("device_expired"), None, Some(self.attached_at)), "device_expired")
         } else if reaches_back {
             let data = json!({ "from": from, "to": self.attached_at });
             (frame::to_text(&json!({ "event": "resumed", "data": data })), "resumed")
         } else {
-            self.connection.caught_up_to(self.attached_at);
+            self.connection.read_to(self.attached_at);
             (frame::resync_required(&channels, None, None, Some(self.attached_at)), "gone")
         };
         metrics::counter!("nexxus_resumes_total", "result" => result).increment(1);
@@ -222,12 +241,12 @@ impl Session {
         self.identified.expires_at
     }
 
-    /// Reads on in the change log; goes live where the live frames go on.
-    pub async fn catch_up(&mut self, from: Offset) -> Result<Caught, Failure> {
-        let caught = self.mailbox.read(from).await?;
-        let joins = caught.end && self.hub.try_join(&self.app, &self.connection, caught.next, self.attached_at);
-        if !joins {
-            self.connection.caught_up_to(caught.next);
+    /// Reads on in the change log, at most up to an offset; goes live where the live frames go on.
+    pub async fn catch_up(&mut self, from: Offset, upto: Option<Offset>) -> Result<Caught, Failure> {
+        let caught = self.mailbox.read(from, upto).await?;
+        let may_join = caught.end && upto.is_none();
+        if !may_join || !self.hub.rooms.try_join(&self.app, &self.connection, caught.next, self.attached_at) {
+            self.connection.read_to(caught.next);
         }
         self.told = self.told.max(caught.next);
         Ok(caught)
@@ -238,14 +257,14 @@ impl Session {
         Ok(self.hub.domain.backends.change_log.wait_applied(&self.app, read.next()).await?)
     }
 
-    /// `progress`, when the log has moved since the client was last told where it stands.
+    /// `progress`, when the log has moved since the client was last told where it stands, and all of that was sent.
     pub fn progress(&mut self) -> Option<Bytes> {
-        let upto = self.hub.covered(&self.app)?;
-        if upto <= self.told {
+        let sent = self.hub.rooms.sent_upto(&self.app, &self.connection)?;
+        if sent <= self.told {
             return None;
         }
-        self.told = upto;
-        Some(frame::progress(upto))
+        self.told = sent;
+        Some(frame::progress(sent))
     }
 
     /// Whether the token still holds, after revocations may have been missed.
@@ -323,6 +342,7 @@ impl Session {
         {
             return Err(Problem::new(ProblemKind::Forbidden, "the token is of another user"));
         }
+        self.connection.changes_session(identified.session.clone());
         self.identified = identified;
         self.token = Some(data.token);
         Ok(json!({ "expiresAt": self.identified.expires_at }))
@@ -343,7 +363,7 @@ impl Session {
             Since::Offset(offset) => offset,
             Since::Now | Since::Last => return Err(invalid("not an offset")),
         };
-        let sent = self.hub.covered(&self.app).map_or(self.told, |covered| covered.max(self.told));
+        let sent = self.hub.rooms.covered(&self.app).map_or(self.told, |covered| covered.max(self.told));
         if offset > sent {
             return Err(invalid("it is above what was sent to this device"));
         }
@@ -351,10 +371,8 @@ impl Session {
     }
 
     /// The connection has ended; returns when that is recorded.
-    pub async fn end(mut self) {
-        if let Some(leaving) = self.leaving.take() {
-            leaving.leave().await;
-        }
+    pub async fn end(self) {
+        self.leaving.leave().await;
     }
 
     /// Whether the application is gone.

@@ -1,7 +1,7 @@
 //! The WebSocket wire (contract §7): the upgrade, and one task for each connection that writes what its session has and reads what
 //! the client says.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -14,7 +14,7 @@ use axum::{
     routing::get,
 };
 use bytes::Bytes;
-use futures_util::{SinkExt, StreamExt};
+use futures_util::{FutureExt, SinkExt, StreamExt};
 use nexxus_storage::model::{AppId, DeviceId, Offset, Problem, Timestamp, problem::ProblemKind};
 use serde::Deserialize;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until, timeout};
@@ -71,15 +71,18 @@ async fn upgrade(
         Ok(opening) => opening,
         Err(problem) => return problem_response(&problem),
     };
-    let (session, first) = match Session::open(&hub, opening).await {
-        Ok(opened) => opened,
-        Err(problem) => return problem_response(&problem),
+    // In a task of its own: when the client goes away meanwhile, what was begun still comes to its end.
+    let opened = tokio::spawn(async move { Session::open(&hub, opening).await }).await;
+    let (session, first) = match opened {
+        Ok(Ok(opened)) => opened,
+        Ok(Err(problem)) => return problem_response(&problem),
+        Err(error) => return problem_response(&Problem::new(ProblemKind::Internal, error.to_string())),
     };
     upgrade
-        // The defaults cost 136 KiB for each idle connection, these 4.6 KiB.
+        // The defaults cost 136 KiB for each idle connection, these 4.6 KiB. What is written has no bound of its own: a frame is
+        // taken only when the ones before it have left, and one alone may be large (the items of a subscription).
         .read_buffer_size(1024)
         .write_buffer_size(4 * 1024)
-        .max_write_buffer_size(1024 * 1024)
         .max_message_size(CLIENT_FRAME_BYTES)
         .max_frame_size(CLIENT_FRAME_BYTES)
         .protocols(["nexxus"])
@@ -142,7 +145,10 @@ struct Wire {
     socket: WebSocket,
     session: Session,
     heartbeat: Interval,
-    last_heard: Instant,
+    /// Pings since the peer was last heard.
+    unanswered: u32,
+    /// The log was read to its end, which was here: there is nothing to read before it grows.
+    read_to_end: Option<Offset>,
     /// Closes after the token's end come at this share of the spread.
     spread: f64,
 }
@@ -171,7 +177,7 @@ impl Wire {
     fn new(socket: WebSocket, session: Session) -> Self {
         let mut heartbeat = interval_at(Instant::now() + HEARTBEAT, HEARTBEAT);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self { socket, session, heartbeat, last_heard: Instant::now(), spread: rand::random() }
+        Self { socket, session, heartbeat, unanswered: 0, read_to_end: None, spread: rand::random() }
     }
 
     async fn run(mut self, first: Vec<Bytes>) {
@@ -193,12 +199,23 @@ impl Wire {
                 return Err(End::Close(Close::Revoked));
             }
             match self.next_unless_expired() {
-                Next::Frames(frames) => self.write(frames).await?,
-                Next::CatchUp(from) => self.catch_up(from).await?,
+                Next::Frames(frames) => {
+                    self.write(frames).await?;
+                    self.attend().await?;
+                }
+                // Neither more in the log nor live yet: the next entry wakes it, or the hub.
+                Next::CatchUp { from, upto: None } if self.read_to_end.take() == Some(from) => {
+                    self.wait(Some(from)).await?;
+                }
+                Next::CatchUp { from, upto } => self.catch_up(from, upto).await?,
                 Next::Close(close) => return Err(End::Close(close)),
                 Next::Nothing => self.wait(None).await?,
             }
         }
+    }
+
+    fn is_expired(&self) -> bool {
+        self.session.expires_at().is_some_and(|expires_at| expires_at <= Timestamp::now())
     }
 
     /// Nothing is sent after the token's end; the close comes a little later, spread over clients.
@@ -220,18 +237,11 @@ impl Wire {
         Instant::now() + Duration::from_millis(wait.unsigned_abs())
     }
 
-    async fn catch_up(&mut self, from: Offset) -> Result<(), End> {
-        let caught = self.session.catch_up(from).await?;
-        let n_frames = caught.frames.len();
+    async fn catch_up(&mut self, from: Offset, upto: Option<Offset>) -> Result<(), End> {
+        let caught = self.session.catch_up(from, upto).await?;
+        self.read_to_end = caught.end.then_some(caught.next);
         self.write(caught.frames).await?;
-        if !caught.end || n_frames > 0 {
-            return self.hear_what_is_there().await;
-        }
-        match self.session.connection.next() {
-            // Neither more in the log nor live yet: the next entry wakes it, or the hub.
-            Next::CatchUp(at) if at == caught.next => self.wait(Some(at)).await,
-            _ => Ok(()),
-        }
+        self.attend().await
     }
 
     /// Waits for something to do: a frame to write, a frame from the client, more in the log, a heartbeat, the token's end.
@@ -252,37 +262,43 @@ impl Wire {
         }
     }
 
-    /// While a long catch-up is written the client is still heard.
-    async fn hear_what_is_there(&mut self) -> Result<(), End> {
-        match futures_util::FutureExt::now_or_never(self.socket.next()) {
-            Some(heard) => self.hear(heard).await,
+    /// Between writes, of which there may be no end: what the client says, and the heartbeat.
+    async fn attend(&mut self) -> Result<(), End> {
+        if let Some(heard) = self.socket.next().now_or_never() {
+            self.hear(heard).await?;
+        }
+        match self.heartbeat.tick().now_or_never() {
+            Some(_) => self.beat().await,
             None => Ok(()),
         }
     }
 
     async fn hear(&mut self, heard: Option<Result<Message, axum::Error>>) -> Result<(), End> {
-        self.last_heard = Instant::now();
-        match heard {
-            None | Some(Err(_)) | Some(Ok(Message::Close(_))) => Err(End::Gone),
-            Some(Ok(Message::Text(text))) => {
-                let answer = self.session.answer(text.as_str()).await;
-                self.write(answer.into_iter().collect()).await
-            }
-            Some(Ok(Message::Binary(bytes))) => {
-                // Frames are JSON text; who sends them as binary means the same.
-                let answer = self.session.answer(&String::from_utf8_lossy(&bytes)).await;
-                self.write(answer.into_iter().collect()).await
-            }
-            Some(Ok(Message::Ping(_) | Message::Pong(_))) => Ok(()),
+        self.unanswered = 0;
+        let text = match heard {
+            None | Some(Err(_)) | Some(Ok(Message::Close(_))) => return Err(End::Gone),
+            Some(Ok(Message::Ping(_) | Message::Pong(_))) => return Ok(()),
+            Some(Ok(Message::Text(text))) => text,
+            // Frames are JSON text; who sends them as binary means the same.
+            Some(Ok(Message::Binary(bytes))) => String::from_utf8_lossy(&bytes).as_ref().into(),
+        };
+        if self.is_expired() {
+            return Ok(());
         }
+        let answer = self.session.answer(text.as_str()).await;
+        self.write(answer.into_iter().collect()).await
     }
 
     async fn beat(&mut self) -> Result<(), End> {
-        if self.last_heard.elapsed() > HEARTBEAT * 5 / 2 {
+        if self.unanswered >= 2 {
             return Err(End::Gone);
         }
+        self.unanswered += 1;
         if let Some(close) = self.session.is_orphaned() {
             return Err(End::Close(close));
+        }
+        if self.is_expired() {
+            return Ok(());
         }
         let progress = self.session.progress();
         self.write(progress.into_iter().collect()).await?;
@@ -301,13 +317,20 @@ impl Wire {
     }
 
     async fn send(&mut self, message: Message, flush: bool) -> Result<(), End> {
-        let sending = async {
-            self.socket.feed(message).await?;
-            if flush { self.socket.flush().await } else { Ok(()) }
-        };
-        match timeout(NO_PROGRESS, sending).await {
-            Ok(outcome) => Ok(outcome?),
-            Err(_) => Err(End::Close(Close::TooSlow)),
+        let Self { socket, session, .. } = self;
+        let mut sending = pin!(async {
+            socket.feed(message).await?;
+            if flush { socket.flush().await } else { Ok(()) }
+        });
+        for _ in 0..NO_PROGRESS.as_secs() {
+            if let Ok(outcome) = timeout(Duration::from_secs(1), &mut sending).await {
+                return Ok(outcome?);
+            }
+            // A client that takes nothing does not hold up the stop.
+            if let Some(close) = session.connection.closing() {
+                return Err(End::Close(close));
+            }
         }
+        Err(End::Close(Close::TooSlow))
     }
 }
