@@ -21,6 +21,7 @@ use nexxus_storage::{
 };
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+use tracing::warn;
 
 use super::{
     Application, Domain, Identified,
@@ -132,8 +133,18 @@ impl Domain {
         };
         let applied = self.backends.change_log.marks(app.id()).await?.applied;
         let offset = at_least.map_or(applied, |at_least| at_least.max(applied));
-        let items = self.items_of(app, &identified, &channel, Query { at_least: Some(offset), ..query }).await?;
-        Ok(Subscribed { subscription, created, items, offset })
+        let query = Query { at_least: Some(offset), ..query };
+        match (self.items_of(app, &identified, &channel, query).await, &subscription) {
+            (Ok(items), _) => Ok(Subscribed { subscription, created, items, offset }),
+            (Err(problem), Some(subscription)) if created => {
+                // What was refused leaves nothing behind; if this fails too, it goes with its device.
+                if let Err(error) = self.unsubscribe(app, &subscription.device, &subscription.id).await {
+                    warn!(app = %app.id(), subscription = %subscription.id, problem = error.detail, "a subscription is left over");
+                }
+                Err(problem)
+            }
+            (Err(problem), _) => Err(problem),
+        }
     }
 
     /// The caller as the registry knows it now: a connection may have been opened long ago.

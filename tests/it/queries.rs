@@ -161,7 +161,7 @@ async fn who_wrote_reads_what_was_written() {
         let filter = json!({ "filter": { "priority": number } });
         let found =
             anna.send(after(Method::POST, "/model/task/search".into()).json(&filter)).await.expect(StatusCode::OK);
-        assert_eq!(titles(&found), [title.clone()]);
+        assert_eq!(titles(&found), std::slice::from_ref(&title));
         let body = json!({ "model": "task", "getOnly": true, "filter": { "priority": number } });
         let got = anna.send(after(Method::POST, "/subscription".into()).json(&body)).await.expect(StatusCode::OK);
         assert_eq!(titles(&got), [title]);
