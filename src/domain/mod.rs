@@ -38,3 +38,8 @@ pub struct Domain {
     pub readiness: Readiness,
     pub cursors: Arc<devices::Cursors>,
 }
+
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
