@@ -48,6 +48,9 @@ const EXPORT_RETRY: Duration = Duration::from_secs(60);
 pub(super) struct Desk {
     orders: Mutex<Orders>,
     wake: Condvar,
+    left: Condvar,
+    /// Since when the store works on one thing.
+    busy: Mutex<Option<Instant>>,
 }
 
 #[derive(Default)]
@@ -78,8 +81,17 @@ impl Desk {
         self.order(|orders| orders.suspect = true);
     }
 
-    pub(super) fn end(&self) {
+    /// Tells the keeper to end, and waits until it has. False when it hangs.
+    pub(super) fn end(&self, patience: Duration) -> bool {
         self.order(|orders| orders.end = true);
+        let mut orders = self.orders.lock();
+        self.left.wait_while_for(&mut orders, |orders| !orders.gone, patience);
+        orders.gone
+    }
+
+    /// How long the store has been working on one thing.
+    pub(super) fn busy_for(&self) -> Duration {
+        self.busy.lock().map_or(Duration::ZERO, |since| since.elapsed())
     }
 
     pub(super) async fn export(&self) -> Result<u64> {
@@ -130,6 +142,7 @@ impl Desk {
     /// Nobody will take orders any more; who waits for an answer hears so.
     fn leave(&self) {
         *self.orders.lock() = Orders { gone: true, end: true, ..Orders::default() };
+        self.left.notify_all();
     }
 }
 
@@ -191,7 +204,7 @@ impl Keeper {
     pub(super) fn run(mut self) {
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.work())) {
             let message = format!("the registry's thread panicked: {}", panic_text(&*panic));
-            self.fail(Error::new(ErrorKind::Internal, "keep registry", message));
+            self.shared.fail(Error::new(ErrorKind::Internal, "keep registry", message));
         }
         self.put_down_store();
         self.shared.desk.leave();
@@ -279,10 +292,14 @@ impl Keeper {
     }
 
     fn with_store<T>(&self, call: impl FnOnce(&dyn Store) -> Result<T>) -> Result<T> {
-        match &*self.shared.store.read() {
-            Some(store) => call(&**store),
-            None => Err(Error::new(ErrorKind::Unavailable, "keep registry", "its store is not open")),
-        }
+        let store = self.shared.store.read();
+        let Some(store) = &*store else {
+            return Err(Error::new(ErrorKind::Unavailable, "keep registry", "its store is not open"));
+        };
+        *self.shared.desk.busy.lock() = Some(Instant::now());
+        let outcome = call(&**store);
+        *self.shared.desk.busy.lock() = None;
+        outcome
     }
 
     fn close(&mut self) -> Result<()> {
@@ -384,7 +401,7 @@ impl Keeper {
         self.retry = LONGEST_RETRY.min(2 * pause);
         error!(%error, again_in = ?pause, "the store of the registry can neither be opened nor made anew");
         if error.kind == ErrorKind::Corrupt {
-            self.fail(error);
+            self.shared.fail(error);
         }
         Some(pause)
     }
@@ -408,10 +425,6 @@ impl Keeper {
         if catch_unwind(AssertUnwindSafe(|| drop(store))).is_err() {
             error!("the store of the registry panicked while it was closed");
         }
-    }
-
-    fn fail(&self, error: Error) {
-        self.shared.failure.send_replace(Some(Arc::new(error)));
     }
 }
 

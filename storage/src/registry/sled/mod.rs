@@ -27,6 +27,7 @@ use std::{
 use async_trait::async_trait;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
+use tracing::error;
 
 use self::{
     codec::{Change, encode_call, record_key, record_value, store_key},
@@ -55,7 +56,7 @@ mod store;
 mod tests;
 
 /// Lists of up to this many records are read where they are asked for; larger ones on a thread for blocking work.
-const SHORT_LIST: usize = 1_000;
+const SHORT_LIST: usize = 200;
 
 /// The embedded registry of one directory.
 pub struct SledRegistry {
@@ -75,6 +76,8 @@ struct Options {
     /// Most bytes that wait for the store. A call waits for room, `patience` long, then it is `Full`.
     pending_bytes: usize,
     patience: Duration,
+    /// A store that works on one thing for so long hangs (what it has to do at a time takes seconds at most).
+    hangs_after: Duration,
     /// An export is written when the last one is this old, or this many bytes of the journal behind.
     export_every: Duration,
     export_after_bytes: u64,
@@ -89,6 +92,7 @@ impl Options {
             look_every: Duration::from_secs(10),
             pending_bytes: 32 * 1024 * 1024,
             patience: Duration::from_secs(5),
+            hangs_after: Duration::from_secs(60),
             export_every: Duration::from_secs(3600),
             export_after_bytes: 256 * 1024 * 1024,
         }
@@ -165,6 +169,7 @@ impl SledRegistry {
     /// Everything up to this sequence of the journal is in the store and behind the export: the registry needs no record at
     /// or below it any more.
     pub fn flushed(&self) -> u64 {
+        self.shared.look_after_keeper();
         self.shared.marked.load(Ordering::Acquire).min(self.shared.exported.load(Ordering::Acquire))
     }
 
@@ -184,12 +189,15 @@ impl SledRegistry {
                 return Ok(());
             }
         }
-        let outcome = self.shared.desk.close().await;
+        let hangs = |_| Error::new(ErrorKind::Timeout, "close registry", "its store does not answer");
+        let closing = tokio::time::timeout(self.shared.options.hangs_after, self.shared.desk.close());
+        let outcome = closing.await.map_err(hangs).flatten();
         self.end_keeper();
         outcome
     }
 
-    /// Waits until the registry has failed for good: its store can neither be read nor made again. The process has to stop.
+    /// Waits until the registry has failed for good: its store hangs, or can neither be read nor made again. The process has
+    /// to stop.
     pub async fn failed(&self) -> Error {
         let mut failure = self.shared.failure.subscribe();
         match failure.wait_for(Option::is_some).await.map(|failure| failure.clone()) {
@@ -200,10 +208,12 @@ impl SledRegistry {
 
     fn end_keeper(&self) {
         self.shared.state.read().inboxes.close();
-        self.shared.desk.end();
-        if let Some(keeper) = self.keeper.lock().take() {
+        let Some(keeper) = self.keeper.lock().take() else { return };
+        if self.shared.desk.end(self.shared.options.patience) {
             // It catches its own panics and has told of them.
             drop(keeper.join());
+        } else {
+            error!("the store of the registry does not come to an end, it is left to itself");
         }
     }
 }
@@ -319,6 +329,20 @@ impl Shared {
         outcome.inspect_err(|_| self.desk.suspect())
     }
 
+    fn look_after_keeper(&self) {
+        if self.desk.busy_for() > self.options.hangs_after {
+            self.fail(Error::new(ErrorKind::Internal, "keep registry", "its store hangs"));
+        }
+    }
+
+    fn fail(&self, error: Error) {
+        self.failure.send_if_modified(|failure| {
+            let first = failure.is_none();
+            failure.get_or_insert_with(|| Arc::new(error));
+            first
+        });
+    }
+
     /// Shows what has become durable.
     fn settle(&self) {
         if self.next_unsettled.load(Ordering::Acquire) == u64::MAX {
@@ -350,6 +374,7 @@ impl Shared {
             }
             self.desk.hurry();
             if tokio::time::timeout_at(deadline, room.changed()).await.is_err() {
+                self.look_after_keeper();
                 return Ok(Begun::Full(writes));
             }
         }

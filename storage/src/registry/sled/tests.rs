@@ -20,6 +20,7 @@ struct Embedded {
     engine: Arc<dyn Engine>,
     gather: Duration,
     pending_bytes: usize,
+    hangs_after: Duration,
     /// The last to be dropped.
     dir: TempDir,
 }
@@ -50,7 +51,8 @@ impl Embedded {
     fn with(engine: Arc<dyn Engine>, gather: Duration) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let journal = open_journal(dir.path());
-        let mut embedded = Self { dir, engine, gather, pending_bytes: 32 * 1024 * 1024, journal, registry: None };
+        let (pending_bytes, hangs_after) = (32 * 1024 * 1024, Duration::from_secs(60));
+        let mut embedded = Self { dir, engine, gather, pending_bytes, hangs_after, journal, registry: None };
         embedded.open().expect("open the registry");
         embedded
     }
@@ -62,6 +64,7 @@ impl Embedded {
             look_every: Duration::from_millis(50),
             pending_bytes: self.pending_bytes,
             patience: Duration::from_millis(200),
+            hangs_after: self.hangs_after,
             ..Options::new(&self.registry_dir())
         };
         self.registry = Some(Arc::new(SledRegistry::open_with(options, self.journal.clone())?));
@@ -375,6 +378,8 @@ struct Faulty {
     /// Calls of `get` that fail.
     gets: AtomicU32,
     opens: AtomicU32,
+    /// `flush` hangs.
+    hangs: AtomicBool,
 }
 
 struct FaultyStore {
@@ -426,6 +431,9 @@ impl Store for FaultyStore {
 
     fn flush(&self) -> Result<()> {
         fails(&self.engine.flushes)?;
+        while self.engine.hangs.load(Ordering::Acquire) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         self.store.flush()
     }
 
@@ -478,6 +486,23 @@ async fn writers_wait_for_room_and_are_refused_when_none_comes() {
     assert_eq!(refused, Some(ErrorKind::Full));
     let late = embedded.registry().get(&put("late0", "").key).await.unwrap();
     assert!(late.is_some(), "what was accepted is readable without the store");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_hangs_stops_the_node() {
+    let faulty = Arc::new(Faulty::default());
+    let mut embedded = Embedded::with(Arc::new(FaultyEngine(faulty.clone())), Duration::ZERO);
+    embedded.stop();
+    embedded.hangs_after = Duration::from_millis(50);
+    embedded.open().unwrap();
+    faulty.hangs.store(true, Ordering::Release);
+    embedded.put("a", "1").await;
+    let registry = embedded.registry();
+    wait_until("it hangs", || registry.shared.desk.busy_for() > embedded.hangs_after).await;
+    registry.flushed();
+    assert_eq!(registry.failed().await.message, "its store hangs");
+    assert_eq!(registry.close().await.unwrap_err().kind, ErrorKind::Timeout);
+    faulty.hangs.store(false, Ordering::Release);
 }
 
 #[derive(Debug, Clone)]
