@@ -26,7 +26,7 @@ use std::{
 
 use async_trait::async_trait;
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 use tracing::error;
 
 use self::{
@@ -57,6 +57,8 @@ mod tests;
 
 /// Lists of up to this many records are read where they are asked for; larger ones on a thread for blocking work.
 const SHORT_LIST: usize = 200;
+/// How often a call that waits for room looks again.
+const ROOM_EVERY: Duration = Duration::from_millis(5);
 
 /// The embedded registry of one directory.
 pub struct SledRegistry {
@@ -128,8 +130,8 @@ enum Begun {
     Appended(u64),
     /// A condition does not hold, which may be told once this sequence is durable.
     Refused { conflict: Error, upto: u64 },
-    /// There is no room now.
-    Full(Vec<Write>),
+    /// There is no room now, in memory or in the journal.
+    Full(Error),
 }
 
 impl SledRegistry {
@@ -257,12 +259,10 @@ impl Registry for SledRegistry {
         if volatile {
             return self.shared.write_volatile(writes);
         }
-        match self.shared.begin_with_room(writes).await? {
+        match self.shared.begin_with_room(&writes).await? {
             Begun::Appended(sequence) => self.shared.durable(sequence).await,
             Begun::Refused { conflict, upto } => self.shared.durable(upto).await.and(Err(conflict)),
-            Begun::Full(_) => {
-                Err(Error::new(ErrorKind::Full, "write records", "too much waits for the registry's store"))
-            }
+            Begun::Full(error) => Err(error),
         }
     }
 
@@ -363,42 +363,53 @@ impl Shared {
     }
 
     /// Waits for room as long as it is worth it.
-    async fn begin_with_room(&self, mut writes: Vec<Write>) -> Result<Begun> {
-        let deadline = tokio::time::Instant::now() + self.options.patience;
+    async fn begin_with_room(&self, writes: &[Write]) -> Result<Begun> {
+        let deadline = Instant::now() + self.options.patience;
         let mut room = self.room.subscribe();
         loop {
             room.mark_unchanged();
-            match self.begin(writes)? {
-                Begun::Full(refused) => writes = refused,
+            let error = match self.begin(writes)? {
+                Begun::Full(error) => error,
                 begun => return Ok(begun),
-            }
+            };
             self.desk.hurry();
-            if tokio::time::timeout_at(deadline, room.changed()).await.is_err() {
+            // The journal does not tell when it has room again, so it is asked.
+            let again = deadline.min(Instant::now() + ROOM_EVERY);
+            if tokio::time::timeout_at(again, room.changed()).await.is_err() && Instant::now() >= deadline {
                 self.look_after_keeper();
-                return Ok(Begun::Full(writes));
+                return Ok(Begun::Full(error));
             }
         }
     }
 
     /// Judges a call and appends it to the journal.
-    fn begin(&self, writes: Vec<Write>) -> Result<Begun> {
+    fn begin(&self, writes: &[Write]) -> Result<Begun> {
         let _order = self.writers.lock();
         self.check_open()?;
         if self.state.read().pending_bytes() > self.options.pending_bytes {
-            return Ok(Begun::Full(writes));
+            let message = "too much waits for the registry's store";
+            return Ok(Begun::Full(Error::new(ErrorKind::Full, "write records", message)));
         }
         let mut changes = Vec::with_capacity(writes.len());
         for Write { key, value, expect } in writes {
             let stored = store_key(key.app.as_ref(), &key.id);
-            if expect != Expect::Anything {
+            if *expect != Expect::Anything {
                 let latest = self.state.read().latest(key.kind, &stored).cloned();
                 let slot = if latest.is_some() { latest } else { self.in_store(key.kind, &stored)? };
-                if let Some(conflict) = conflict(&key, expect, slot.as_ref()) {
+                if let Some(conflict) = conflict(key, *expect, slot.as_ref()) {
                     return Ok(Begun::Refused { conflict, upto: slot.map_or(0, |slot| slot.revision) });
                 }
             }
-            changes.push(StoredChange { key: stored, change: Change { key, value } });
+            changes.push(StoredChange { key: stored, change: Change { key: key.clone(), value: value.clone() } });
         }
+        match self.append(changes) {
+            Err(error) if error.kind == ErrorKind::Full => Ok(Begun::Full(error)),
+            outcome => outcome.map(Begun::Appended),
+        }
+    }
+
+    /// Appends a call to the journal, under the lock of the writers.
+    fn append(&self, changes: Vec<StoredChange>) -> Result<u64> {
         let payload = encode_call(changes.iter().map(|stored| &stored.change));
         let appended = self.journal.append(vec![(journal::Kind::Registry, payload)])?;
         let Some(sequence) = appended.first().map(|appended| appended.sequence) else {
@@ -415,7 +426,7 @@ impl Shared {
         } else if !was_dirty {
             self.desk.work_came();
         }
-        Ok(Begun::Appended(sequence))
+        Ok(sequence)
     }
 
     fn write_volatile(&self, writes: Vec<Write>) -> Result<()> {

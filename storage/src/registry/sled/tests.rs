@@ -34,11 +34,15 @@ impl Indexer for NoIndex {
 }
 
 fn open_journal(dir: &Path) -> Journal {
+    open_small_journal(dir, 8 * 1024 * 1024)
+}
+
+fn open_small_journal(dir: &Path, backlog_bytes: usize) -> Journal {
     let options = JournalOptions {
         dir: dir.join("journal"),
         indexer: Arc::new(NoIndex),
         segment_bytes: 8 * 1024 * 1024,
-        backlog_bytes: 8 * 1024 * 1024,
+        backlog_bytes,
     };
     Journal::open(options).expect("open the journal")
 }
@@ -486,6 +490,23 @@ async fn writers_wait_for_room_and_are_refused_when_none_comes() {
     assert_eq!(refused, Some(ErrorKind::Full));
     let late = embedded.registry().get(&put("late0", "").key).await.unwrap();
     assert!(late.is_some(), "what was accepted is readable without the store");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writers_wait_for_room_in_the_journal() {
+    let mut embedded = Embedded::new();
+    embedded.stop();
+    embedded.dir = tempfile::tempdir().unwrap();
+    embedded.journal = open_small_journal(embedded.dir.path(), 2_000);
+    embedded.open().unwrap();
+    let writers = (0..50).map(|n| {
+        let registry = embedded.registry();
+        tokio::spawn(async move { registry.write(vec![put(&format!("u{n}"), &"x".repeat(1_000))]).await })
+    });
+    for writer in writers.collect::<Vec<_>>() {
+        writer.await.unwrap().unwrap();
+    }
+    assert_eq!(embedded.users().await.len(), 50);
 }
 
 #[tokio::test(flavor = "multi_thread")]
