@@ -49,11 +49,14 @@ impl Server {
         let Ok(text) = std::fs::read(addresses) else { return false };
         let Ok(addresses) = serde_json::from_slice::<Value>(&text) else { return false };
         let Some(url) = addresses["api"].as_str() else { return false };
-        let Ok(answer) = reqwest::get(format!("{}/readyz", url.trim_end_matches('/'))).await else { return false };
-        if !answer.status().is_success() {
+        let address = url.trim_start_matches("http://").trim_end_matches('/').to_owned();
+        if tokio::net::TcpStream::connect(&address).await.is_err() {
             return false;
         }
-        self.address = url.trim_start_matches("http://").trim_end_matches('/').to_owned();
+        if super::client::Client::connect(&address, "none", "none").await.call("GET", "/readyz", "").await.0 != 200 {
+            return false;
+        }
+        self.address = address;
         self.admin_token = std::fs::read_to_string(self.dir.join("admin_token")).expect("a token").trim().to_owned();
         true
     }

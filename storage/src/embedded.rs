@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::{
     Documents, Error, ErrorKind, Result,
     changelog::embedded::EmbeddedChangeLog,
-    documents::tantivy::{self, TantivyDocuments},
+    documents::tantivy::{Options as DocumentOptions, TantivyDocuments},
     journal::{self, Journal},
     open::Settings,
     queue::embedded::{EmbeddedQueues, Limits},
@@ -55,7 +55,7 @@ impl Engine {
         layout::check(dir)?;
         let journal = open_journal(dir, settings.segment_bytes)?;
         let registry = Arc::new(SledRegistry::open(&dir.join("registry"), journal.clone())?);
-        let options = tantivy::Options {
+        let options = DocumentOptions {
             dir: dir.join("documents"),
             overlay_bytes: settings.overlay_bytes,
             writer_bytes: settings.index_writer_bytes,
