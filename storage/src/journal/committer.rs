@@ -1,41 +1,37 @@
 //! Group commit: whoever appends queues bytes, one thread writes and syncs them, everybody who waits is woken.
 
 use std::{
-    path::PathBuf,
+    collections::VecDeque,
     sync::Arc,
     thread::JoinHandle,
     time::{Duration, Instant},
 };
 
 use parking_lot::{Condvar, Mutex};
-use tokio::sync::{oneshot, watch};
 
 use super::{
     Appended, Kind, Options, Place,
-    files::File,
-    format::{self, HEADER_BYTES, RECORD_HEADER_BYTES},
+    format::{self, HEAD_BYTES, Head},
+    fsyncs::FsyncStatistics,
     keeper::Keeper,
-    segments::{Held, Segments, segment_path},
+    segments::{Active, Segments},
+    spares::{MOST_SPARES, Spare},
+    waiters::Waiters,
 };
-use crate::{Error, ErrorKind, Result, model::Timestamp};
+use crate::{Error, ErrorKind, Result};
 
-/// Syncs so far.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct FsyncStatistics {
-    pub count: u64,
-    pub total: Duration,
-    pub longest: Duration,
-}
+/// What is written and synced at once, but for a larger record.
+const CHUNK: usize = 1024 * 1024;
+/// Writes end at a multiple of this: a page that is written only in part would have to be read first, if it is not in memory.
+const PAGE: usize = 4096;
 
 pub(super) struct Committer {
     segments: Arc<Segments>,
     backlog_bytes: usize,
     tail: Mutex<Tail>,
     work: Condvar,
-    waiting: Mutex<Waiting>,
-    failure: watch::Sender<Option<Arc<Error>>>,
+    waiters: Waiters,
     statistics: Mutex<FsyncStatistics>,
-    first_sync: Mutex<Duration>,
     keeper: Keeper,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -43,59 +39,58 @@ pub(super) struct Committer {
 /// Where the next record goes, and what is not written yet.
 struct Tail {
     next_sequence: u64,
-    /// The segment that is appended to; none before the first record.
-    segment: Option<(u64, Arc<dyn File>)>,
+    /// The segment that is appended to; none when there was no room for it at open.
+    active: Option<Active>,
     offset: u32,
-    chunks: Vec<Chunk>,
+    /// Whether a file for the segment after this one was asked for.
+    has_asked: bool,
+    chunks: VecDeque<Chunk>,
     pending_bytes: usize,
+    /// An emptied buffer, for the next chunk.
+    buffer: Vec<u8>,
     closing: bool,
 }
 
 /// Records that stand next to each other in one segment.
 struct Chunk {
-    segment: u64,
-    file: Arc<dyn File>,
+    active: Active,
     offset: u32,
     bytes: Vec<u8>,
     last: u64,
-    /// The file to be given the segment's name before it is written.
-    begins: Option<PathBuf>,
-    /// The segment before, which is complete now.
-    seals: Option<u64>,
+    begins: Option<Begin>,
 }
 
-struct Waiting {
-    durable: u64,
-    list: Vec<(u64, oneshot::Sender<()>)>,
+/// A new segment, to be begun before the chunk is written.
+struct Begin {
+    spare: Spare,
+    /// The segment before, which is complete then.
+    before: Option<u64>,
 }
 
 impl Committer {
-    pub(super) fn start(segments: Arc<Segments>, options: &Options) -> Result<Arc<Self>> {
-        let started = Instant::now();
-        segments
-            .prepare_spares()
-            .map_err(|error| Error::io("prepare segment", segments.dir.display().to_string(), error))?;
+    pub(super) fn start(segments: Arc<Segments>, active: Option<Active>, options: &Options) -> Result<Arc<Self>> {
         let recovered = segments.recovered_upto;
+        let unindexed =
+            segments.list().iter().filter(|held| held.sealed && !held.indexed).map(|held| held.first).collect();
         let committer = Arc::new(Self {
-            keeper: Keeper::start(segments.clone())?,
+            keeper: Keeper::start(segments.clone(), unindexed)?,
             segments,
             backlog_bytes: options.backlog_bytes,
             tail: Mutex::new(Tail {
                 next_sequence: recovered + 1,
-                segment: None,
-                offset: 0,
-                chunks: Vec::new(),
+                active,
+                offset: HEAD_BYTES,
+                has_asked: false,
+                chunks: VecDeque::new(),
                 pending_bytes: 0,
+                buffer: Vec::new(),
                 closing: false,
             }),
             work: Condvar::new(),
-            waiting: Mutex::new(Waiting { durable: recovered, list: Vec::new() }),
-            failure: watch::channel(None).0,
+            waiters: Waiters::new(recovered),
             statistics: Mutex::default(),
-            first_sync: Mutex::new(started.elapsed()),
             thread: Mutex::new(None),
         });
-        committer.time_a_sync()?;
         let running = committer.clone();
         let thread = std::thread::Builder::new().name("journal".into()).spawn(move || running.run());
         let thread = thread.map_err(|error| Error::io("start journal", "its thread", error))?;
@@ -103,30 +98,11 @@ impl Committer {
         Ok(committer)
     }
 
-    fn time_a_sync(&self) -> Result<()> {
-        let Some(file) = self.segments.spares.lock().ready.first().map(|(_, file)| file.clone()) else { return Ok(()) };
-        let started = Instant::now();
-        file.write_at(&[0], 0)
-            .and_then(|()| file.sync())
-            .map_err(|error| Error::io("sync", self.segments.dir.display().to_string(), error))?;
-        *self.first_sync.lock() = started.elapsed();
-        Ok(())
-    }
-
     pub(super) fn append(&self, records: &[(Kind, Vec<u8>)]) -> Result<Vec<Appended>> {
-        let largest = (self.segments.segment_bytes - HEADER_BYTES) as usize;
-        let size_of = |payload: &[u8]| RECORD_HEADER_BYTES + payload.len();
-        let mut n_bytes = 0;
-        for (_, payload) in records {
-            if size_of(payload) > largest {
-                let message = format!("a record of {} bytes is larger than a segment", payload.len());
-                return Err(Error::new(ErrorKind::Invalid, "append to journal", message));
-            }
-            n_bytes += size_of(payload);
-        }
+        let n_bytes = self.check_sizes(records)?;
         let mut tail = self.tail.lock();
-        if let Some(failure) = &*self.failure.borrow() {
-            return Err(again(failure));
+        if let Some(error) = self.segments.failure.for_callers() {
+            return Err(error);
         }
         if tail.closing {
             return Err(Error::new(ErrorKind::Unavailable, "append to journal", "the journal is closing"));
@@ -138,238 +114,216 @@ impl Committer {
         self.check_room(&tail, records)?;
         let appended = records.iter().filter_map(|(kind, payload)| self.push(&mut tail, *kind, payload)).collect();
         tail.pending_bytes += n_bytes;
+        if !tail.has_asked && tail.offset > self.segments.segment_bytes / 4 {
+            tail.has_asked = true;
+            self.keeper.prepare(1);
+        }
         drop(tail);
         self.work.notify_one();
         Ok(appended)
     }
 
+    fn check_sizes(&self, records: &[(Kind, Vec<u8>)]) -> Result<usize> {
+        let room = (self.segments.segment_bytes - HEAD_BYTES) as usize;
+        let mut n_bytes = 0;
+        let mut largest = 0;
+        for (_, payload) in records {
+            n_bytes += format::record_bytes(payload);
+            largest = largest.max(format::record_bytes(payload));
+        }
+        let invalid = |message| Error::new(ErrorKind::Invalid, "append to journal", message);
+        if largest > room {
+            return Err(invalid(format!("a record of {largest} bytes is larger than the {room} of a segment")));
+        }
+        if n_bytes > room * MOST_SPARES {
+            let message = format!("{n_bytes} bytes at once are more than {MOST_SPARES} segments of {room} bytes hold");
+            return Err(invalid(message));
+        }
+        Ok(n_bytes)
+    }
+
     /// Whether there are prepared files for all segments that these records will begin.
     fn check_room(&self, tail: &Tail, records: &[(Kind, Vec<u8>)]) -> Result<()> {
         let mut n_begun = 0;
-        let mut offset = if tail.segment.is_some() { tail.offset } else { self.segments.segment_bytes };
+        let mut offset = if tail.active.is_some() { tail.offset } else { self.segments.segment_bytes };
         for (_, payload) in records {
-            let size = (RECORD_HEADER_BYTES + payload.len()) as u32;
+            let size = format::record_bytes(payload) as u32;
             if offset + size > self.segments.segment_bytes {
                 n_begun += 1;
-                offset = HEADER_BYTES;
+                offset = HEAD_BYTES;
             }
             offset += size;
         }
-        let spares = self.segments.spares.lock();
-        if n_begun <= spares.ready.len() {
+        if n_begun <= self.segments.spares.n_ready() {
             return Ok(());
         }
-        let trouble = spares.trouble;
-        drop(spares);
-        self.keeper.prepare();
-        Err(match trouble {
-            Some(kind) => Error::io("prepare segment", "no room for the next segment of the journal", kind.into()),
+        self.keeper.prepare(n_begun);
+        Err(match self.segments.spares.trouble() {
+            Some(kind) => Error::io("append to journal", "the next segment cannot be prepared", kind.into()),
             None => Error::new(ErrorKind::Full, "append to journal", "the next segment is being prepared"),
         })
     }
 
     fn push(&self, tail: &mut Tail, kind: Kind, payload: &[u8]) -> Option<Appended> {
-        let size = (RECORD_HEADER_BYTES + payload.len()) as u32;
+        let size = format::record_bytes(payload) as u32;
         let sequence = tail.next_sequence;
-        if tail.segment.is_none() || tail.offset + size > self.segments.segment_bytes {
+        if tail.active.is_none() || tail.offset + size > self.segments.segment_bytes {
             // check_room has seen that there is one.
-            let (path, file) = self.segments.spares.lock().ready.pop()?;
-            let seals = tail.segment.as_ref().map(|(segment, _)| *segment);
-            tail.segment = Some((sequence, file.clone()));
-            tail.offset = HEADER_BYTES;
-            let (bytes, begins) = (Vec::new(), Some(path));
-            tail.chunks.push(Chunk { segment: sequence, file, offset: HEADER_BYTES, bytes, last: 0, begins, seals });
-            self.keeper.prepare();
+            let spare = self.segments.spares.take()?;
+            let before = tail.active.take().map(|active| active.head.first);
+            let head = Head { first: sequence, salt: rand::random() };
+            tail.active = Some(Active { head, file: spare.file.clone() });
+            tail.offset = HEAD_BYTES;
+            tail.has_asked = false;
+            tail.begin_chunk(Some(Begin { spare, before }))?;
+        } else if tail.chunks.back().is_none_or(|chunk| chunk.bytes.len() + size as usize > CHUNK) {
+            tail.begin_chunk(None)?;
         }
-        let (segment, file) = tail.segment.clone()?;
-        let place = Place { segment, offset: tail.offset };
-        if tail.chunks.last().is_none_or(|chunk| chunk.segment != segment) {
-            let (offset, bytes) = (tail.offset, Vec::new());
-            tail.chunks.push(Chunk { segment, file, offset, bytes, last: 0, begins: None, seals: None });
-        }
-        let chunk = tail.chunks.last_mut()?;
+        let chunk = tail.chunks.back_mut()?;
         format::push_record(&mut chunk.bytes, sequence, kind, payload);
         chunk.last = sequence;
+        let place = Place { segment: chunk.active.head.first, offset: tail.offset };
         tail.offset += size;
         tail.next_sequence += 1;
         Some(Appended { sequence, place })
     }
 
     fn run(&self) {
+        let _end = EndOfCommitter(self);
+        let _panic = self.segments.failure.of_thread("journal");
         loop {
             let mut tail = self.tail.lock();
-            while tail.chunks.is_empty() {
+            let mut chunk = loop {
+                if let Some(chunk) = tail.chunks.pop_front() {
+                    break chunk;
+                }
                 if tail.closing {
                     return;
                 }
                 self.work.wait(&mut tail);
-            }
-            let chunks = std::mem::take(&mut tail.chunks);
-            tail.pending_bytes = 0;
+            };
+            tail.pending_bytes -= chunk.bytes.len();
             drop(tail);
-            if let Err(error) = self.commit(chunks) {
-                return self.fail(error);
+            if let Err(error) = self.commit(&mut chunk) {
+                return self.segments.failure.note(error);
             }
+            self.tail.lock().reuse(chunk.bytes);
         }
     }
 
-    fn commit(&self, mut chunks: Vec<Chunk>) -> Result<()> {
-        let durable = self.durable_upto();
-        for chunk in &mut chunks {
-            self.write(chunk, durable)
-                .map_err(|error| Error::io("write journal", format!("segment {}", chunk.segment), error))?;
-        }
-        let started = Instant::now();
-        let mut begins = false;
-        for (place, chunk) in chunks.iter().enumerate() {
-            begins |= chunk.begins.is_some();
-            // Chunks of one segment follow each other: its last one syncs for all.
-            if chunks.get(place + 1).is_none_or(|next| next.segment != chunk.segment) {
-                chunk
-                    .file
-                    .sync()
-                    .map_err(|error| Error::io("sync journal", format!("segment {}", chunk.segment), error))?;
+    fn commit(&self, chunk: &mut Chunk) -> Result<()> {
+        let Head { first, salt } = chunk.active.head;
+        let failed = |operation| move |error| Error::io(operation, format!("segment {first}"), error);
+        if let Some(begin) = &chunk.begins {
+            // Everything in the segment before is durable: its last chunk was committed.
+            self.segments.begin(&begin.spare, chunk.active.head).map_err(failed("begin segment of journal"))?;
+            if let Some(before) = begin.before
+                && self.segments.complete(before)
+            {
+                self.keeper.index(before);
             }
         }
-        if begins {
-            let dir = &self.segments.dir;
-            let synced = self.segments.files.sync_dir(dir);
-            synced.map_err(|error| Error::io("sync journal", dir.display().to_string(), error))?;
-        }
-        self.count_sync(started.elapsed());
-        self.note(&chunks);
+        format::seal_records(&mut chunk.bytes, self.waiters.durable(), salt);
+        let end = chunk.offset as usize + chunk.bytes.len();
+        let padded = end.next_multiple_of(PAGE).min(self.segments.segment_bytes as usize);
+        chunk.bytes.resize(padded - chunk.offset as usize, 0);
+        let file = &chunk.active.file;
+        file.write_at(&chunk.bytes, u64::from(chunk.offset)).map_err(failed("write journal"))?;
+        let started = Instant::now();
+        file.sync().map_err(failed("sync journal"))?;
+        self.statistics.lock().count(started.elapsed());
+        self.segments.extend(first, chunk.last, end as u32);
+        self.waiters.advance(chunk.last);
         Ok(())
     }
 
-    fn write(&self, chunk: &mut Chunk, durable: u64) -> std::io::Result<()> {
-        format::seal_records(&mut chunk.bytes, durable);
-        if let Some(spare) = &chunk.begins {
-            self.segments.files.rename(spare, &segment_path(&self.segments.dir, chunk.segment))?;
-            chunk.file.write_at(&format::segment_header(chunk.segment), 0)?;
-        }
-        chunk.file.write_at(&chunk.bytes, u64::from(chunk.offset))
-    }
-
-    /// What was written is durable: readers may see it, waiters are woken, complete segments are sealed.
-    fn note(&self, chunks: &[Chunk]) {
-        let mut sealed = Vec::new();
-        {
-            let mut held = self.segments.held.lock();
-            for chunk in chunks {
-                if let Some(segment) = chunk.seals
-                    && let Some(segment_before) = held.get_mut(&segment)
-                {
-                    segment_before.sealed = true;
-                    sealed.push(segment);
-                }
-                let segment = held.entry(chunk.segment).or_insert_with(|| Held {
-                    last: 0,
-                    length: HEADER_BYTES,
-                    sealed: false,
-                    indexed: false,
-                    newest: Timestamp::now(),
-                    file: chunk.file.clone(),
-                });
-                segment.last = chunk.last;
-                segment.length = chunk.offset + chunk.bytes.len() as u32;
-                segment.newest = Timestamp::now();
-            }
-        }
-        sealed.into_iter().for_each(|segment| self.keeper.seal(segment));
-        let Some(last) = chunks.last().map(|chunk| chunk.last) else { return };
-        let mut waiting = self.waiting.lock();
-        waiting.durable = last;
-        let woken: Vec<_> = waiting.list.extract_if(.., |(sequence, _)| *sequence <= last).collect();
-        drop(waiting);
-        for (_, waiter) in woken {
-            // Who no longer waits does not mind.
-            let _unheard = waiter.send(());
-        }
-    }
-
-    fn count_sync(&self, took: Duration) {
-        let mut statistics = self.statistics.lock();
-        statistics.count += 1;
-        statistics.total += took;
-        statistics.longest = statistics.longest.max(took);
-    }
-
-    fn fail(&self, error: Error) {
-        tracing::error!(%error, "the journal has failed: nothing more is accepted, the process has to stop");
-        {
-            // Under the lock, so that no append slips in between.
-            let mut tail = self.tail.lock();
-            tail.chunks.clear();
-            self.failure.send_replace(Some(Arc::new(error)));
-        }
-        // Dropping the senders wakes the waiters, who find the failure.
-        self.waiting.lock().list.clear();
-    }
-
     pub(super) async fn durable(&self, sequence: u64) -> Result<()> {
-        let waiter = {
-            let mut waiting = self.waiting.lock();
-            if sequence <= waiting.durable {
-                return Ok(());
-            }
-            if let Some(failure) = &*self.failure.borrow() {
-                return Err(again(failure));
-            }
-            let (sender, waiter) = oneshot::channel();
-            waiting.list.push((sequence, sender));
-            waiter
-        };
-        match waiter.await {
-            Ok(()) => Ok(()),
-            Err(_) => Err(match &*self.failure.borrow() {
-                Some(failure) => again(failure),
-                None => Error::new(ErrorKind::Unavailable, "sync journal", "the journal was closed"),
-            }),
+        if self.waiters.wait(sequence).await {
+            return Ok(());
         }
+        Err(self
+            .segments
+            .failure
+            .for_callers()
+            .unwrap_or_else(|| Error::new(ErrorKind::Unavailable, "sync journal", "the journal was closed")))
     }
 
     pub(super) fn durable_upto(&self) -> u64 {
-        self.waiting.lock().durable
+        self.waiters.durable()
     }
 
     pub(super) fn head(&self) -> u64 {
         self.tail.lock().next_sequence - 1
     }
 
-    pub(super) async fn failed(&self) -> Error {
-        let mut failure = self.failure.subscribe();
-        match failure.wait_for(Option::is_some).await.ok().as_deref() {
-            Some(Some(failure)) => again(failure),
-            // The sender lives as long as this.
-            _ => std::future::pending().await,
-        }
-    }
-
     pub(super) fn statistics(&self) -> FsyncStatistics {
         *self.statistics.lock()
     }
 
-    pub(super) fn first_sync(&self) -> Duration {
-        *self.first_sync.lock()
-    }
-
+    /// Commits what is appended, indexes the segment that was appended to, ends the threads.
     pub(super) fn close(&self) -> Result<()> {
-        self.tail.lock().closing = true;
+        let active = {
+            let mut tail = self.tail.lock();
+            tail.closing = true;
+            tail.active.as_ref().map(|active| active.head.first)
+        };
         self.work.notify_one();
-        if let Some(thread) = self.thread.lock().take() {
-            // It panics nowhere; were it to, the failure below is not set and what was waited for has not returned.
+        let thread = self.thread.lock().take();
+        let is_first = thread.is_some();
+        if let Some(thread) = thread {
+            // Were it to panic, the failure says so.
             let _ended = thread.join();
         }
+        if let Some(error) = self.segments.failure.get() {
+            self.keeper.close();
+            return Err(error);
+        }
+        // The next start need not read it then.
+        if let Some(active) = active.filter(|_| is_first)
+            && self.segments.complete(active)
+        {
+            self.keeper.index(active);
+        }
         self.keeper.close();
-        self.waiting.lock().list.clear();
-        match &*self.failure.borrow() {
-            Some(failure) => Err(again(failure)),
-            None => Ok(()),
+        Ok(())
+    }
+}
+
+/// However the committer ends: nothing waits for it any more.
+struct EndOfCommitter<'a>(&'a Committer);
+
+impl Drop for EndOfCommitter<'_> {
+    fn drop(&mut self) {
+        // Under the lock, so that no append slips in between.
+        self.0.tail.lock().chunks.clear();
+        self.0.waiters.end();
+    }
+}
+
+impl Tail {
+    fn begin_chunk(&mut self, begins: Option<Begin>) -> Option<()> {
+        let (active, bytes) = (self.active.clone()?, std::mem::take(&mut self.buffer));
+        self.chunks.push_back(Chunk { active, offset: self.offset, bytes, last: 0, begins });
+        Some(())
+    }
+
+    fn reuse(&mut self, mut buffer: Vec<u8>) {
+        if buffer.capacity() <= 2 * CHUNK {
+            buffer.clear();
+            self.buffer = buffer;
         }
     }
 }
 
-/// The failure, for one more caller.
-fn again(failure: &Error) -> Error {
-    Error::new(failure.kind, failure.operation, format!("the journal has failed: {failure}"))
+/// How long one sync takes, where it does nothing else than what a commit does.
+pub(super) fn time_a_sync(active: &Active) -> std::io::Result<Duration> {
+    let mut times = [Duration::ZERO; 3];
+    for time in &mut times {
+        active.file.write_at(&[0; PAGE], u64::from(HEAD_BYTES))?;
+        let started = Instant::now();
+        active.file.sync()?;
+        *time = started.elapsed();
+    }
+    times.sort_unstable();
+    Ok(times[1])
 }

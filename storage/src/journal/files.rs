@@ -8,14 +8,18 @@ use std::{
     sync::Arc,
 };
 
+use crate::model::Timestamp;
+
 /// A directory of files.
 pub trait Files: Send + Sync {
+    /// Makes a directory and those above it, durably; nothing to do when it is there.
     fn create_dir(&self, dir: &Path) -> io::Result<()>;
     /// The names in a directory.
     fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
     fn open(&self, path: &Path) -> io::Result<Arc<dyn File>>;
     /// A new, empty file; what was there is gone.
     fn create(&self, path: &Path) -> io::Result<Arc<dyn File>>;
+    /// What had the new name is gone.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     fn remove(&self, path: &Path) -> io::Result<()>;
     /// Makes creations, renames and removals durable.
@@ -27,11 +31,15 @@ pub trait Files: Send + Sync {
 /// One open file.
 pub trait File: Send + Sync {
     fn len(&self) -> io::Result<u64>;
+    /// When it was last written to.
+    fn modified(&self) -> io::Result<Timestamp>;
     /// Reads as much as there is, up to the buffer's length.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
     /// Makes what was written durable.
     fn sync(&self) -> io::Result<()>;
+    /// Cuts it to a length.
+    fn truncate(&self, length: u64) -> io::Result<()>;
 }
 
 /// The real one.
@@ -39,7 +47,15 @@ pub struct Disk;
 
 impl Files for Disk {
     fn create_dir(&self, dir: &Path) -> io::Result<()> {
-        fs::create_dir_all(dir)
+        if dir.as_os_str().is_empty() || dir.is_dir() {
+            return Ok(());
+        }
+        let above = dir.parent().unwrap_or(Path::new("/"));
+        self.create_dir(above)?;
+        match fs::create_dir(dir) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+            _ => self.sync_dir(above),
+        }
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
@@ -67,6 +83,7 @@ impl Files for Disk {
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
         fs::File::open(dir)?.sync_all()
     }
 
@@ -77,9 +94,8 @@ impl Files for Disk {
             Err(fs::TryLockError::WouldBlock) => return Err(io::ErrorKind::WouldBlock.into()),
             Err(fs::TryLockError::Error(error)) => return Err(error),
         }
-        // For people who look: the process that has it.
-        file.set_len(0)?;
-        writeln!(file, "{}", std::process::id())?;
+        // For people who look: the process that has it. A full disk may not let us say so, and must not keep us from opening.
+        let _said = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
         Ok(Box::new(file))
     }
 }
@@ -87,6 +103,11 @@ impl Files for Disk {
 impl File for fs::File {
     fn len(&self) -> io::Result<u64> {
         Ok(self.metadata()?.len())
+    }
+
+    fn modified(&self) -> io::Result<Timestamp> {
+        let since_epoch = self.metadata()?.modified()?.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        Ok(Timestamp::from_ms(since_epoch.as_millis() as i64).unwrap_or_else(|_| Timestamp::now()))
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
@@ -109,4 +130,22 @@ impl File for fs::File {
     fn sync(&self) -> io::Result<()> {
         self.sync_data()
     }
+
+    fn truncate(&self, length: u64) -> io::Result<()> {
+        self.set_len(length)
+    }
+}
+
+/// Everything in a file.
+pub(super) fn read_whole(files: &dyn Files, path: &Path) -> io::Result<Vec<u8>> {
+    let file = files.open(path)?;
+    let mut bytes = vec![0; file.len()? as usize];
+    let n_read = file.read_at(&mut bytes, 0)?;
+    bytes.truncate(n_read);
+    Ok(bytes)
+}
+
+/// Whether an error says that there is no room.
+pub(super) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }

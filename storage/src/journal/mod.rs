@@ -1,27 +1,37 @@
 //! The journal: one append-only, segmented, checksummed log under the whole embedded engine.
 //!
 //! Writer queue, change log and registry are streams in it, told apart by [`Kind`]; it is also the write-ahead log of the
-//! documents. One process owns the directory.
+//! documents.
 //!
 //! # Rules
-//! - Records have dense sequences from 1. A record never spans two segments. Every record has a checksum that covers its
-//!   sequence, so that what a recycled file held before can never pass for a record.
+//! - One process owns the directory. Records have dense sequences from 1, and never span two segments.
 //! - One committer thread writes and syncs: while one sync runs, the next batch collects by itself. `append` only queues.
 //! - A failed write or sync is never tried again: the journal is poisoned, whoever waits gets the error, the process has to stop.
-//! - Segments are zero-filled before use, so a full disk shows when the next one is prepared, never in the middle of a record.
-//! - After a restart no old segment is appended to: what there is is sealed, a new segment begins.
+//! - A file is prepared before it becomes a segment (zero-filled, later recycled), so a full disk shows when the next one is
+//!   prepared, never in the middle of a record.
+//! - A segment is begun when everything before it is durable, and it has its name when its head is durable. So only the last
+//!   segment can have a torn end, and every gap is damage.
+//! - A checksum covers the record's sequence and a salt that is drawn when the file becomes a segment: neither what the file held
+//!   in an earlier life nor what was cut from it can ever pass for a record.
+//! - After a restart no record is appended to an old segment: it is sealed, a new one begins.
+//! - Segments are given back oldest first, each durably before the next; the last one stays, it says how far the journal has come.
 //!
 //! # Files
-//! `SEQUENCE.journal`, named after the first sequence in 20 digits: a head of 4 KiB (magic, format, first sequence, checksum), then
-//! records: length u32, checksum u32, sequence u64, unsynced u32, kind u8, payload; all little-endian. *Unsynced* is how many
-//! records up to and including this one were not durable yet when it was written. `SEQUENCE.index`: the sidecar of a sealed segment, made from its
-//! records by the [`Indexer`], with a checksum; it is made anew when it is missing. `spare.N`: a zero-filled or recycled file for
-//! a coming segment. `lock`.
+//! All numbers are little-endian.
+//! - `SEQUENCE.journal`: a segment, named after its first sequence in 20 digits. Its head of 4 KiB holds magic (8 bytes), format u32,
+//!   first sequence u64, salt u32, checksum of these u32; the rest is zero. Then records: payload length u32, checksum u32,
+//!   sequence u64, *unsynced* u32, kind u8, payload. The checksum is CRC-32 over all of the record but itself, begun with the salt.
+//!   *Unsynced* is how many records up to and including this one were not durable yet when it was written. Behind the last record
+//!   there may be anything.
+//! - `SEQUENCE.index`: the sidecar of a sealed segment (`sidecar.rs`): what the segment holds, and the index that the
+//!   [`Indexer`] made of its records. A segment with a sidecar is not read at open; a missing or damaged sidecar is made anew.
+//! - `spare.N`: a file that is prepared for a coming segment. `*.tmp`: a draft, removed at open. `lock`: holds the owner's process id.
 //!
 //! # Recovery
-//! The newest segment is read to its last valid record. What follows may be a torn write that nobody was told of: it is cut.
-//! It is not, when a later record was written after the bad one had been durable (*unsynced* says so): then data that was
-//! confirmed is damaged, and the journal refuses to open, naming the place.
+//! The last segment, when it was not closed, is read to its last valid record. What follows may be a torn write that nobody was told of:
+//! it is cut. It is not, when a later valid record was written after the bad one had been durable (*unsynced* says so): then data
+//! that was confirmed is damaged, and the journal refuses to open, naming the place. One case cannot be told: damage to the very
+//! last batch before a crash looks like a torn write.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -30,13 +40,20 @@ use bytes::Bytes;
 use crate::{Result, model::Timestamp};
 
 mod committer;
+mod failure;
 pub mod files;
 mod format;
+mod fsyncs;
 mod keeper;
+mod reader;
 mod recovery;
 mod segments;
+mod sidecar;
+mod spares;
+mod survey;
+mod waiters;
 
-pub use committer::FsyncStatistics;
+pub use fsyncs::{FSYNC_BOUNDS, FsyncStatistics};
 
 use self::{
     committer::Committer,
@@ -73,7 +90,7 @@ pub struct Options {
     pub dir: PathBuf,
     /// Makes the index of each sealed segment.
     pub indexer: Arc<dyn Indexer>,
-    /// Size of a segment in bytes, at least 16 KiB.
+    /// Size of a segment in bytes, 16 KiB to 1 GiB. May differ from one start to the next.
     pub segment_bytes: u32,
     /// Most bytes that wait for the committer; past it `append` is `Full`.
     pub backlog_bytes: usize,
@@ -122,76 +139,82 @@ pub struct Segment {
     pub newest: Timestamp,
 }
 
-/// The journal of one data directory. Cheap to clone.
+/// The journal of one data directory. Cheap to clone; closed when the last clone is gone.
 #[derive(Clone)]
 pub struct Journal {
+    opened: Arc<Opened>,
+}
+
+struct Opened {
     segments: Arc<Segments>,
-    committer: Arc<Running>,
+    committer: Arc<Committer>,
+    fsync_at_open: Option<Duration>,
 }
 
-/// The committer, ended when the last handle on the journal is gone.
-struct Running(Arc<Committer>);
-
-impl std::ops::Deref for Running {
-    type Target = Committer;
-
-    fn deref(&self) -> &Committer {
-        &self.0
-    }
-}
-
-impl Drop for Running {
+impl Drop for Opened {
     fn drop(&mut self) {
         // A failure was logged when it happened.
-        let _failed = self.0.close();
+        let _failed = self.committer.close();
     }
 }
 
 impl Journal {
     /// Opens or makes the journal: checks it, cuts a torn tail, seals and indexes what there is, begins a new, empty segment.
-    /// Nobody else may have the directory open (a locked file says so). Blocking.
+    /// `Unavailable` when another process has it open, `Corrupt` when confirmed records cannot be read, `Unsupported` when a newer
+    /// version wrote it. A full disk does not keep it from being opened. Blocking.
     pub fn open(options: Options) -> Result<Self> {
         Self::open_on(Arc::new(Disk), options)
     }
 
     /// The same on another file system.
     pub fn open_on(files: Arc<dyn Files>, options: Options) -> Result<Self> {
-        let segments = Arc::new(recovery::open(files, options.clone())?);
-        let committer = Committer::start(segments.clone(), &options)?;
-        Ok(Self { segments, committer: Arc::new(Running(committer)) })
+        let (segments, active) = recovery::open(files, options.clone())?;
+        let fsync_at_open = active
+            .as_ref()
+            .map(committer::time_a_sync)
+            .transpose()
+            .map_err(|error| crate::Error::io("sync journal", options.dir.display().to_string(), error))?;
+        let committer = Committer::start(segments.clone(), active, &options)?;
+        Ok(Self { opened: Arc::new(Opened { segments, committer, fsync_at_open }) })
     }
 
     /// Appends records in order, next to each other. They have their sequences and places at once, and are durable later. `Full`
     /// when too much waits for the disk or the next segment is not prepared yet, `DiskFull` when it cannot be; `Invalid`
-    /// when a record is larger than a segment.
+    /// when a record is larger than a segment, or all of them than two. Never blocks on the disk.
     pub fn append(&self, records: Vec<(Kind, Vec<u8>)>) -> Result<Vec<Appended>> {
-        self.committer.append(&records)
+        self.opened.committer.append(&records)
     }
 
     /// Waits until everything up to the sequence is durable. An error means that it may never be: the journal has failed and
     /// the process has to stop.
     pub async fn durable(&self, sequence: u64) -> Result<()> {
-        self.committer.durable(sequence).await
+        self.opened.committer.durable(sequence).await
     }
 
     /// The last sequence that is durable.
     pub fn durable_upto(&self) -> u64 {
-        self.committer.durable_upto()
+        self.opened.committer.durable_upto()
     }
 
     /// The last sequence that was given.
     pub fn head(&self) -> u64 {
-        self.committer.head()
+        self.opened.committer.head()
     }
 
     /// Reads one durable record. Blocking. `Gone` when its segment is no longer there.
     pub fn read(&self, place: Place) -> Result<Record> {
-        self.segments.read(place)
+        self.opened.segments.read(place)
     }
 
     /// Visits every durable record from a sequence on (or from the oldest held), in order. Blocking.
     pub fn replay(&self, from: u64, visit: &mut dyn FnMut(Record) -> Result<()>) -> Result<()> {
-        self.segments.replay(from, self.durable_upto(), visit)
+        self.opened.segments.replay(None, from, visit)
+    }
+
+    /// Visits every durable record after the one of this sequence and place: as `replay`, without reading what comes before in
+    /// its segment. For who follows the journal. Blocking.
+    pub fn replay_after(&self, sequence: u64, place: Place, visit: &mut dyn FnMut(Record) -> Result<()>) -> Result<()> {
+        self.opened.segments.replay(Some(place), sequence + 1, visit)
     }
 
     /// Visits every durable record after the one of this sequence and place: as `replay`, without reading what comes before in
@@ -202,38 +225,38 @@ impl Journal {
 
     /// Every segment, oldest first.
     pub fn segments(&self) -> Vec<Segment> {
-        self.segments.list()
+        self.opened.segments.list()
     }
 
     /// The index of a sealed segment, by the segment's first sequence; none while it is still being made (soon after the
     /// sealing; at open every segment has one). Blocking.
     pub fn index(&self, first: u64) -> Result<Option<Bytes>> {
-        self.segments.index(first)
+        self.opened.segments.index(first)
     }
 
-    /// Gives back sealed segments that end below the sequence; gives how many. Blocking.
+    /// Gives back sealed segments that end below the sequence, but never the last segment; gives how many. Blocking.
     pub fn release(&self, below: u64) -> Result<usize> {
-        self.segments.release(below)
+        self.opened.segments.release(below)
     }
 
     /// Waits until the journal has failed (a write or fsync error). The process has to stop then.
     pub async fn failed(&self) -> crate::Error {
-        self.committer.failed().await
+        self.opened.segments.failure.wait().await
     }
 
     /// How long the syncs took so far.
     pub fn fsync_statistics(&self) -> FsyncStatistics {
-        self.committer.statistics()
+        self.opened.committer.statistics()
     }
 
-    /// How long one sync took when the journal was opened.
-    pub fn fsync_at_open(&self) -> Duration {
-        self.committer.first_sync()
+    /// How long a sync took when the journal was opened; none when the disk was too full to try.
+    pub fn fsync_at_open(&self) -> Option<Duration> {
+        self.opened.fsync_at_open
     }
 
-    /// Syncs what is appended and ends the threads. Blocking.
+    /// Syncs what is appended, indexes the last segment, and ends the threads. Blocking.
     pub fn close(&self) -> Result<()> {
-        self.committer.close()
+        self.opened.committer.close()
     }
 }
 

@@ -12,81 +12,158 @@ use tracing::{info, warn};
 
 use super::{
     Options,
-    files::{File, Files},
-    format::{self, HEADER_BYTES, Head, RECORD_HEADER_BYTES},
-    segments::{Held, Reader, Segments, Spares, read_whole, segment_path, sidecar_path},
+    failure::Failure,
+    files::{File, Files, is_full, read_whole},
+    format::{self, BadHead, HEAD_BYTES, HEAD_USED_BYTES, Head},
+    reader::Reader,
+    segments::{Active, Held, Segments, corrupt, segment_path, sidecar_path},
+    sidecar,
+    spares::Spares,
+    survey::survey,
 };
 use crate::{Error, ErrorKind, Result, model::Timestamp};
 
-/// No record that follows a bad one in the same files can be this many sequences after it.
-const FAR_AWAY: u64 = 1 << 28;
+/// The sizes that a segment may have: at least some records, offsets within 32 bits.
+const SEGMENT_BYTES: std::ops::RangeInclusive<u32> = 16 * 1024..=1024 * 1024 * 1024;
+/// Smallest part that is written without tearing.
+const SECTOR: usize = 512;
+/// How much is copied at once.
+const CHUNK: usize = 1024 * 1024;
 
-/// A segment as it was found.
-struct Scanned {
-    held: Held,
-    /// Something other than zeros follows its last record.
-    torn_at: Option<u32>,
-}
-
-pub(super) fn open(files: Arc<dyn Files>, options: Options) -> Result<Segments> {
-    let dir = options.dir.clone();
+/// Opens what is there, and the segment to append to; none when the disk is too full for it.
+pub(super) fn open(files: Arc<dyn Files>, options: Options) -> Result<(Arc<Segments>, Option<Active>)> {
+    let dir = options.dir;
     let failed = |what: &str, error: io::Error| Error::io("open journal", format!("{what} {}", dir.display()), error);
+    if !SEGMENT_BYTES.contains(&options.segment_bytes) {
+        let (least, most) = (SEGMENT_BYTES.start(), SEGMENT_BYTES.end());
+        let message = format!("a segment has {least} to {most} bytes, not {}", options.segment_bytes);
+        return Err(Error::new(ErrorKind::Invalid, "open journal", message));
+    }
     files.create_dir(&dir).map_err(|error| failed("cannot make the directory", error))?;
     let lock = files.lock(&dir.join("lock")).map_err(|error| locked(&*files, &dir, error))?;
-    let names = files.list(&dir).map_err(|error| failed("cannot list the directory", error))?;
-    let mut spares = Spares::default();
-    let mut firsts = Vec::new();
-    for name in names {
-        let path = dir.join(&name);
-        if let Some(first) = name.strip_suffix(".journal").and_then(|digits| digits.parse::<u64>().ok()) {
-            firsts.push(first);
-        } else if name.ends_with(".tmp") {
-            files.remove(&path).map_err(|error| failed("cannot clear a draft in", error))?;
-        } else if let Some(number) = name.strip_prefix("spare.").and_then(|digits| digits.parse::<u64>().ok()) {
-            spares.next_number = spares.next_number.max(number);
-            keep_spare(&*files, &path, options.segment_bytes, &mut spares)
-                .map_err(|error| failed("cannot look at a spare file in", error))?;
-        }
-    }
-    firsts.sort_unstable();
-    let mut recovery = Recovery { files: &*files, dir: &dir, held: BTreeMap::new(), upto: 0, spares };
-    recovery.take(&firsts, options.segment_bytes)?;
-    let Recovery { held, upto, spares, .. } = recovery;
-    let segments = Segments {
+    let found = Found::look(&*files, &dir).map_err(|error| failed("cannot look into", error))?;
+    // A process that was killed may have left names that only memory has.
+    files.sync_dir(&dir).map_err(|error| failed("cannot sync", error))?;
+    let mut recovery = Recovery { files: &*files, dir: &dir, held: BTreeMap::new(), upto: 0, empty: None };
+    recovery.take(&found.firsts)?;
+    let Recovery { held, upto, empty, .. } = recovery;
+    let spares = Spares::found(&*files, &dir, &found.spares, options.segment_bytes)
+        .map_err(|error| failed("cannot take up the spare files in", error))?;
+    let segments = Arc::new(Segments {
         files: files.clone(),
         dir: dir.clone(),
         indexer: options.indexer,
         segment_bytes: options.segment_bytes,
         held: Mutex::new(held),
-        spares: Mutex::new(spares),
+        spares,
         recovered_upto: upto,
+        failure: Arc::new(Failure::default()),
+        open_files: Mutex::default(),
+        housekeeping: Mutex::default(),
         _lock: lock,
-    };
-    let unindexed: Vec<u64> =
-        segments.held.lock().iter().filter(|(_, held)| !held.indexed).map(|(first, _)| *first).collect();
-    for first in unindexed {
-        segments.seal(first)?;
-    }
-    Ok(segments)
+    });
+    index_all(&segments)?;
+    let active = begin(&segments, empty).map_err(|error| failed("cannot begin a segment in", error))?;
+    Ok((segments, active))
 }
 
 fn locked(files: &dyn Files, dir: &Path, error: io::Error) -> Error {
     if error.kind() != io::ErrorKind::WouldBlock {
         return Error::io("open journal", format!("cannot write to {}", dir.display()), error);
     }
-    let process = read_whole(files, &dir.join("lock")).ok();
-    let process = process.and_then(|bytes| String::from_utf8(bytes.to_vec()).ok()).unwrap_or_default();
-    let message = format!("{} is in use by another process ({})", dir.display(), process.trim());
+    let process = read_whole(files, &dir.join("lock")).ok().and_then(|bytes| String::from_utf8(bytes).ok());
+    let process = match process.as_deref().map(str::trim) {
+        None | Some("") => "another process".to_owned(),
+        Some(pid) => format!("process {pid}"),
+    };
+    let message = format!("{} is in use by {process}", dir.display());
     Error::new(ErrorKind::Unavailable, "open journal", message)
 }
 
-fn keep_spare(files: &dyn Files, path: &Path, bytes: u32, spares: &mut Spares) -> io::Result<()> {
-    let file = files.open(path)?;
-    if file.len()? == u64::from(bytes) && spares.ready.len() < 2 {
-        spares.ready.push((path.to_owned(), file));
-        return Ok(());
+/// What the directory holds.
+#[derive(Default)]
+struct Found {
+    firsts: Vec<u64>,
+    spares: Vec<u64>,
+}
+
+impl Found {
+    /// Looks, and clears away drafts and sidecars without a segment.
+    fn look(files: &dyn Files, dir: &Path) -> io::Result<Self> {
+        let mut found = Self::default();
+        let mut sidecars = Vec::new();
+        for name in files.list(dir)? {
+            let number = |text: Option<&str>| text.and_then(|digits| digits.parse::<u64>().ok());
+            if let Some(first) = number(name.strip_suffix(".journal")).filter(|first| *first > 0) {
+                found.firsts.push(first);
+            } else if let Some(first) = number(name.strip_suffix(".index")) {
+                sidecars.push(first);
+            } else if let Some(spare) = number(name.strip_prefix("spare.")) {
+                found.spares.push(spare);
+            } else if name.ends_with(".tmp") {
+                files.remove(&dir.join(name))?;
+            }
+        }
+        found.firsts.sort_unstable();
+        for first in sidecars {
+            if found.firsts.binary_search(&first).is_err() {
+                files.remove(&sidecar_path(dir, first))?;
+            }
+        }
+        Ok(found)
     }
-    files.remove(path)
+}
+
+/// Gives each segment its index, and back to the disk what a segment that ended early does not need.
+fn index_all(segments: &Segments) -> Result<()> {
+    let held: Vec<_> = segments.list().into_iter().filter(|segment| segment.last >= segment.first).collect();
+    for segment in held {
+        if !segment.indexed {
+            match segments.seal(segment.first) {
+                // The keeper tries again when there is room.
+                Err(error) if error.kind == ErrorKind::DiskFull => {
+                    warn!(segment = segment.first, %error, "a segment could not be indexed");
+                    continue;
+                }
+                sealed => sealed?,
+            }
+        }
+        let needed = segment.bytes.next_multiple_of(u64::from(HEAD_BYTES));
+        let path = segment_path(&segments.dir, segment.first);
+        let shortened = segments.files.open(&path).and_then(|file| match file.len()? > 2 * needed {
+            true => file.truncate(needed),
+            false => Ok(()),
+        });
+        if let Err(error) = shortened {
+            warn!(segment = segment.first, %error, "the end of a segment could not be given back");
+        }
+    }
+    Ok(())
+}
+
+/// Begins the segment to append to: in the empty last one, if there is one, else in a new one.
+fn begin(segments: &Segments, empty: Option<Arc<dyn File>>) -> io::Result<Option<Active>> {
+    let head = Head { first: segments.recovered_upto + 1, salt: rand::random() };
+    if let Some(file) = empty
+        && file.len()? == u64::from(segments.segment_bytes)
+    {
+        // What was written to it and cut must not come back: the new salt sees to that.
+        file.write_at(&head.encode()[..SECTOR], 0)?;
+        file.sync()?;
+        let active = Active { head, file };
+        segments.hold(&active);
+        return Ok(Some(active));
+    }
+    match segments.prepare(1) {
+        Err(error) if is_full(&error) => {
+            warn!(%error, "there is no room for the next segment of the journal: nothing can be written");
+            return Ok(None);
+        }
+        prepared => prepared?,
+    }
+    let Some(spare) = segments.spares.take() else { return Ok(None) };
+    segments.begin(&spare, head)?;
+    Ok(Some(Active { head, file: spare.file }))
 }
 
 struct Recovery<'a> {
@@ -95,78 +172,69 @@ struct Recovery<'a> {
     held: BTreeMap<u64, Held>,
     /// The last sequence that is there.
     upto: u64,
-    spares: Spares,
+    /// The file of the last segment, when that holds nothing.
+    empty: Option<Arc<dyn File>>,
 }
 
 impl Recovery<'_> {
-    fn take(&mut self, firsts: &[u64], segment_bytes: u32) -> Result<()> {
+    fn take(&mut self, firsts: &[u64]) -> Result<()> {
         self.upto = firsts.first().map_or(0, |first| first - 1);
-        for (place, first) in firsts.iter().enumerate() {
-            let torn = match self.sealed(*first)? {
-                Some(held) if *first == self.upto + 1 => {
-                    self.upto = held.last;
-                    self.held.insert(*first, held);
-                    None
-                }
-                Some(_) => return Err(self.gap(*first)),
-                None => self.scan(*first, segment_bytes)?,
-            };
-            if let Some(torn_at) = torn {
-                return self.cut(*first, torn_at, &firsts[place + 1..], segment_bytes);
+        for (place, first) in firsts.iter().copied().enumerate() {
+            if first != self.upto + 1 {
+                return Err(self.gap(first));
             }
+            let file = self.files.open(&self.path(first)).map_err(|error| self.io(first, error))?;
+            let head = self.head(first, &*file)?;
+            let next = firsts.get(place + 1).copied();
+            let held = match self.sealed(head, &*file)? {
+                Some(held) => held,
+                None => match next {
+                    Some(next) => self.scan_complete(head, &*file, next)?,
+                    None => self.scan_last(head, &*file)?,
+                },
+            };
+            if held.last < first {
+                self.empty = Some(file);
+            }
+            self.upto = held.last;
+            self.held.insert(first, held);
         }
         Ok(())
     }
 
-    fn gap(&self, first: u64) -> Error {
-        let missing = self.upto + 1;
-        let path = segment_path(self.dir, first);
-        let message = format!(
-            "{}: records {missing} to {} before it are missing: `nexxus doctor` explains",
-            path.display(),
-            first - 1
-        );
-        Error::new(ErrorKind::Corrupt, "open journal", message)
+    fn path(&self, first: u64) -> PathBuf {
+        segment_path(self.dir, first)
     }
 
     fn io(&self, first: u64, error: io::Error) -> Error {
-        Error::io("open journal", segment_path(self.dir, first).display().to_string(), error)
+        Error::io("open journal", self.path(first).display().to_string(), error)
     }
 
-    /// A segment with a valid sidecar is not read again.
-    fn sealed(&self, first: u64) -> Result<Option<Held>> {
-        let path = sidecar_path(self.dir, first);
-        let bytes = match read_whole(self.files, &path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(self.io(first, error)),
+    fn gap(&self, first: u64) -> Error {
+        let before = self.held.last_key_value().map_or(0, |(first, _)| *first);
+        let what = match self.upto + 1 {
+            missing if missing < first => {
+                format!("does not follow {}: records {missing} to {} are missing", name(before), first - 1)
+            }
+            _ => format!("does not follow {}, which holds records up to {}", name(before), self.upto),
         };
-        let Some((sealed, _)) = format::read_sidecar(&bytes).filter(|(sealed, _)| sealed.first == first) else {
-            return Ok(None);
-        };
-        let file = self.files.open(&segment_path(self.dir, first)).map_err(|error| self.io(first, error))?;
-        self.check_head(first, &*file)?;
-        Ok(Some(Held {
-            last: sealed.last,
-            length: sealed.length,
-            sealed: true,
-            indexed: true,
-            newest: Timestamp::from_ms(sealed.newest).unwrap_or_else(|_| Timestamp::now()),
-            file,
-        }))
+        corrupt(&self.path(first), &what)
     }
 
-    fn check_head(&self, first: u64, file: &dyn File) -> Result<bool> {
-        let mut head = [0; 24];
-        let n_read = file.read_at(&mut head, 0).map_err(|error| self.io(first, error))?;
-        match format::read_segment_header(&head[..n_read]) {
-            Head::First(found) => Ok(found == first),
-            Head::Invalid => Ok(false),
-            Head::Newer(format) => {
-                let path = segment_path(self.dir, first);
+    fn head(&self, first: u64, file: &dyn File) -> Result<Head> {
+        let mut bytes = [0; HEAD_USED_BYTES];
+        let n_read = file.read_at(&mut bytes, 0).map_err(|error| self.io(first, error))?;
+        match Head::decode(&bytes[..n_read]) {
+            Ok(head) if head.first == first => Ok(head),
+            Ok(head) => Err(corrupt(&self.path(first), &format!("has the head of {}", name(head.first)))),
+            Err(BadHead::Damaged) => Err(corrupt(
+                &self.path(first),
+                &format!("is damaged from byte 0 to byte {HEAD_USED_BYTES}, in its head"),
+            )),
+            Err(BadHead::Newer(format)) => {
                 let message = format!(
-                    "{} has format {format}, this version reads up to {}: start it with the version that wrote it, or a newer one",
-                    path.display(),
+                    "{} has format {format}, and this version reads up to {}: start the version that wrote it, or a newer one",
+                    self.path(first).display(),
                     format::FORMAT
                 );
                 Err(Error::new(ErrorKind::Unsupported, "open journal", message))
@@ -174,116 +242,92 @@ impl Recovery<'_> {
         }
     }
 
-    /// Reads a segment to its end; gives where it is torn, if it is, or if it does not follow the one before.
-    fn scan(&mut self, first: u64, segment_bytes: u32) -> Result<Option<u32>> {
-        let scanned = self.scanned(first, segment_bytes)?;
-        if first != self.upto + 1 {
-            // A torn segment before it has been cut already, so this is a hole.
-            return Err(self.gap(first));
+    /// A segment with a valid sidecar is not read again.
+    fn sealed(&self, head: Head, file: &dyn File) -> Result<Option<Held>> {
+        let first = head.first;
+        let sealed =
+            sidecar::sealed(self.files, &sidecar_path(self.dir, first)).map_err(|error| self.io(first, error))?;
+        let Some(sealed) = sealed.filter(|sealed| sealed.first == first && sealed.last >= first) else {
+            return Ok(None);
+        };
+        let file_length = file.len().map_err(|error| self.io(first, error))?;
+        if file_length < u64::from(sealed.length) {
+            let what = format!("is cut off at byte {file_length}: its records end at byte {}", sealed.length);
+            return Err(corrupt(&self.path(first), &what));
         }
-        if scanned.held.last >= first {
-            self.upto = scanned.held.last;
-            self.held.insert(first, scanned.held);
-            return Ok(scanned.torn_at);
-        }
-        // Begun and never written to, or torn at its first record.
-        Ok(Some(scanned.torn_at.unwrap_or(HEADER_BYTES)))
+        let newest = Timestamp::from_ms(sealed.newest).unwrap_or_else(|_| Timestamp::now());
+        let (salt, last, length) = (head.salt, sealed.last, sealed.length);
+        Ok(Some(Held { salt, last, length, sealed: true, indexed: true, newest }))
     }
 
-    fn scanned(&self, first: u64, segment_bytes: u32) -> Result<Scanned> {
-        let file = self.files.open(&segment_path(self.dir, first)).map_err(|error| self.io(first, error))?;
-        let is_headed = self.check_head(first, &*file)?;
-        let length = file.len().map_err(|error| self.io(first, error))?.min(u64::from(segment_bytes.max(HEADER_BYTES)));
-        let length = u32::try_from(length).unwrap_or(segment_bytes);
-        let mut reader = Reader::new(&*file, first, length);
+    fn length(&self, first: u64, file: &dyn File) -> Result<u32> {
+        let length = file.len().map_err(|error| self.io(first, error))?;
+        Ok(u32::try_from(length).unwrap_or(u32::MAX))
+    }
+
+    fn held(&self, head: Head, file: &dyn File, last: u64, length: u32) -> Result<Held> {
+        let newest = file.modified().map_err(|error| self.io(head.first, error))?;
+        Ok(Held { salt: head.salt, last, length, sealed: true, indexed: false, newest })
+    }
+
+    /// Reads a segment that another one follows: it was durable up to its end before that one was begun.
+    fn scan_complete(&self, head: Head, file: &dyn File, next: u64) -> Result<Held> {
+        let file_length = self.length(head.first, file)?;
+        let mut reader = Reader::new(file, head, file_length);
+        while reader.last() + 1 < next && reader.next()?.is_some() {}
+        let (missing, at) = (reader.last() + 1, reader.offset());
+        if missing == next {
+            return self.held(head, file, reader.last(), at);
+        }
+        let survey = survey(file, head, at, file_length, missing).map_err(|error| self.io(head.first, error))?;
+        let (to, last) = (survey.resumes_at.unwrap_or(file_length), next - 1);
+        let what = format!(
+            "is damaged from byte {at} to byte {to}: record {missing} cannot be read, though {} shows that all up to {last} were confirmed",
+            name(next)
+        );
+        Err(corrupt(&self.path(head.first), &what))
+    }
+
+    /// Reads the segment that was appended to last. What follows its last whole record was never confirmed, unless a later record
+    /// says otherwise.
+    fn scan_last(&self, head: Head, file: &dyn File) -> Result<Held> {
+        let first = head.first;
+        let file_length = self.length(first, file)?;
+        let mut reader = Reader::new(file, head, file_length);
         while reader.next()?.is_some() {}
-        let (end, last) = (reader.offset, reader.next_sequence - 1);
-        let torn_at =
-            if is_zero_from(&*file, end, length).map_err(|error| self.io(first, error))? { None } else { Some(end) };
-        if !is_headed && last >= first {
-            let message =
-                format!("{} has a damaged head before valid records", segment_path(self.dir, first).display());
-            return Err(Error::new(ErrorKind::Corrupt, "open journal", message));
+        let (missing, at) = (reader.last() + 1, reader.offset());
+        let survey = survey(file, head, at, file_length, missing).map_err(|error| self.io(first, error))?;
+        if let Some(witness) = survey.witness {
+            let what = format!(
+                "is damaged from byte {at} to byte {}: record {missing} cannot be read, though record {witness} shows that it was confirmed",
+                survey.resumes_at.unwrap_or(file_length),
+            );
+            return Err(corrupt(&self.path(first), &what));
         }
-        let held =
-            Held { last, length: end, sealed: true, indexed: false, newest: Timestamp::now(), file: file.clone() };
-        Ok(Scanned { held, torn_at })
-    }
-
-    /// Cuts what follows the last valid record, unless it shows that confirmed data is damaged.
-    fn cut(&mut self, first: u64, torn_at: u32, later: &[u64], segment_bytes: u32) -> Result<()> {
-        let missing = self.upto + 1;
-        for segment in std::iter::once(&first).chain(later) {
-            let from = if *segment == first { torn_at } else { HEADER_BYTES };
-            let file = self.files.open(&segment_path(self.dir, *segment)).map_err(|error| self.io(*segment, error))?;
-            let witness = witness_of(&*file, from, segment_bytes, missing).map_err(|error| self.io(*segment, error))?;
-            if let Some(witness) = witness {
-                let message = format!(
-                    "{} is damaged at byte {torn_at}: record {missing} cannot be read, though record {witness} was written after it had been confirmed: `nexxus doctor` explains",
-                    segment_path(self.dir, first).display()
-                );
-                return Err(Error::new(ErrorKind::Corrupt, "open journal", message));
-            }
+        if survey.resumes_at.is_some() {
+            info!(segment = first, at, record = missing, "cut what was written to the journal and never confirmed");
         }
-        if torn_at > HEADER_BYTES || !later.is_empty() {
-            info!(segment = first, at = torn_at, next = missing, "cut what was written and never confirmed");
-        }
-        // Later segments hold nothing that was confirmed; an empty one goes too, and its file is used again.
-        let empty = (!self.held.contains_key(&first)).then_some(first);
-        for segment in empty.into_iter().chain(later.iter().copied()) {
-            self.recycle(segment, segment_bytes).map_err(|error| self.io(segment, error))?;
-        }
-        Ok(())
-    }
-
-    fn recycle(&mut self, first: u64, segment_bytes: u32) -> io::Result<()> {
-        let path: PathBuf = segment_path(self.dir, first);
-        match self.files.remove(&sidecar_path(self.dir, first)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        if self.spares.ready.len() >= 2 {
-            return self.files.remove(&path);
-        }
-        let spare = self.spares.name(self.dir);
-        self.files.rename(&path, &spare)?;
-        keep_spare(self.files, &spare, segment_bytes, &mut self.spares)
-            .inspect_err(|error| warn!(%error, "a spare file cannot be used"))
+        // Whoever opens takes these records as durable. They may be so in memory only, even after a sync that failed.
+        write_again(file, reader.last_batch_at(), at).map_err(|error| self.io(first, error))?;
+        self.held(head, file, reader.last(), at)
     }
 }
 
-fn is_zero_from(file: &dyn File, from: u32, to: u32) -> io::Result<bool> {
+fn name(first: u64) -> String {
+    format!("{first:020}.journal")
+}
+
+fn write_again(file: &dyn File, from: u32, to: u32) -> io::Result<()> {
     let mut at = from;
-    let mut buffer = vec![0; 64 * 1024];
+    let mut buffer = Vec::new();
     while at < to {
-        let wanted = buffer.len().min((to - at) as usize);
-        let n_read = file.read_at(&mut buffer[..wanted], u64::from(at))?;
+        buffer.resize(CHUNK.min((to - at) as usize), 0);
+        let n_read = file.read_at(&mut buffer, u64::from(at))?;
         if n_read == 0 {
             break;
         }
-        if buffer[..n_read].iter().any(|byte| *byte != 0) {
-            return Ok(false);
-        }
+        file.write_at(&buffer[..n_read], u64::from(at))?;
         at += n_read as u32;
     }
-    Ok(true)
-}
-
-/// A valid record in these bytes that was written when record `missing` was durable already.
-fn witness_of(file: &dyn File, from: u32, to: u32, missing: u64) -> io::Result<Option<u64>> {
-    let mut bytes = vec![0; to.saturating_sub(from) as usize];
-    let n_read = file.read_at(&mut bytes, u64::from(from))?;
-    bytes.truncate(n_read);
-    let mut at = 0;
-    while at + RECORD_HEADER_BYTES <= bytes.len() {
-        // Looked at first, as the checksum of every place where a record might begin would take for ever.
-        let is_plausible = format::sequence_of(&bytes[at..])
-            .is_some_and(|sequence| sequence > missing && sequence - missing < FAR_AWAY);
-        match is_plausible.then(|| format::read_record(&bytes[at..])).flatten() {
-            Some(found) if found.durable_before >= missing => return Ok(Some(found.sequence)),
-            Some(found) => at += found.length,
-            None => at += 1,
-        }
-    }
-    Ok(None)
+    file.sync()
 }
