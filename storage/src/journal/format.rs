@@ -224,5 +224,5 @@ mod tests {
     }
 
     const GOLDEN_RECORD: &str = "010000000be340b00100000000000000010000000178";
-    const GOLDEN_HEAD: &str = "";
+    const GOLDEN_HEAD: &str = "4e58584a524e4c0a01000000070000000000000000ed175afede2bab";
 }

@@ -148,7 +148,7 @@ pub struct Journal {
 struct Opened {
     segments: Arc<Segments>,
     committer: Arc<Committer>,
-    fsync_at_open: Option<Duration>,
+    fsync_at_open: Duration,
 }
 
 impl Drop for Opened {
@@ -173,7 +173,8 @@ impl Journal {
             .as_ref()
             .map(committer::time_a_sync)
             .transpose()
-            .map_err(|error| crate::Error::io("sync journal", options.dir.display().to_string(), error))?;
+            .map_err(|error| crate::Error::io("sync journal", options.dir.display().to_string(), error))?
+            .unwrap_or_default();
         let committer = Committer::start(segments.clone(), active, &options)?;
         Ok(Self { opened: Arc::new(Opened { segments, committer, fsync_at_open }) })
     }
@@ -217,12 +218,6 @@ impl Journal {
         self.opened.segments.replay(Some(place), sequence + 1, visit)
     }
 
-    /// Visits every durable record after the one of this sequence and place: as `replay`, without reading what comes before in
-    /// its segment. For who follows the journal. Blocking.
-    pub fn replay_after(&self, sequence: u64, place: Place, visit: &mut dyn FnMut(Record) -> Result<()>) -> Result<()> {
-        self.segments.replay_at(Some(place), sequence + 1, self.durable_upto(), visit)
-    }
-
     /// Every segment, oldest first.
     pub fn segments(&self) -> Vec<Segment> {
         self.opened.segments.list()
@@ -249,8 +244,8 @@ impl Journal {
         self.opened.committer.statistics()
     }
 
-    /// How long a sync took when the journal was opened; none when the disk was too full to try.
-    pub fn fsync_at_open(&self) -> Option<Duration> {
+    /// How long a sync took when the journal was opened; zero when the disk was too full to try.
+    pub fn fsync_at_open(&self) -> Duration {
         self.opened.fsync_at_open
     }
 

@@ -9,6 +9,7 @@ use std::{
 
 mod memory;
 mod model;
+mod trouble;
 
 use super::*;
 use crate::ErrorKind;
