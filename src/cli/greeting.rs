@@ -97,7 +97,12 @@ fn program() -> String {
         return "nexxus".to_owned();
     }
     let here = std::env::current_dir().unwrap_or_default();
-    quoted(path.strip_prefix(here).unwrap_or(&path))
+    quoted(&callable(path.strip_prefix(here).unwrap_or(&path)))
+}
+
+/// A name without a directory is looked for by the shell elsewhere.
+fn callable(path: &Path) -> PathBuf {
+    if path.components().count() == 1 { Path::new(".").join(path) } else { path.to_owned() }
 }
 
 /// A path as a shell takes it.
@@ -137,6 +142,11 @@ mod tests {
         assert!(elsewhere.contains("nexxus tail note --app notes --data 'my data'\n"), "{elsewhere}");
         assert_eq!(quoted(Path::new("it's")), r"'it'\''s'");
         assert_eq!(quoted(Path::new("")), "''");
+        for (path, called) in
+            [("nexxus", "./nexxus"), ("target/release/nexxus", "target/release/nexxus"), ("/a/b", "/a/b")]
+        {
+            assert_eq!(quoted(&callable(Path::new(path))), called);
+        }
         // The application that is shown is one.
         let text = empty_server(&place("data", None));
         let definition = text.lines().find(|line| line.trim().starts_with('{')).expect("a definition");
