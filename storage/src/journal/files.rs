@@ -30,7 +30,7 @@ pub trait Files: Send + Sync {
 
 /// One open file.
 pub trait File: Send + Sync {
-    fn len(&self) -> io::Result<u64>;
+    fn length(&self) -> io::Result<u64>;
     /// When it was last written to.
     fn modified(&self) -> io::Result<Timestamp>;
     /// Reads as much as there is, up to the buffer's length.
@@ -101,7 +101,7 @@ impl Files for Disk {
 }
 
 impl File for fs::File {
-    fn len(&self) -> io::Result<u64> {
+    fn length(&self) -> io::Result<u64> {
         Ok(self.metadata()?.len())
     }
 
@@ -139,7 +139,7 @@ impl File for fs::File {
 /// Everything in a file.
 pub(super) fn read_whole(files: &dyn Files, path: &Path) -> io::Result<Vec<u8>> {
     let file = files.open(path)?;
-    let mut bytes = vec![0; file.len()? as usize];
+    let mut bytes = vec![0; file.length()? as usize];
     let n_read = file.read_at(&mut bytes, 0)?;
     bytes.truncate(n_read);
     Ok(bytes)

@@ -130,7 +130,7 @@ fn index_all(segments: &Segments) -> Result<()> {
         }
         let needed = segment.bytes.next_multiple_of(u64::from(HEAD_BYTES));
         let path = segment_path(&segments.dir, segment.first);
-        let shortened = segments.files.open(&path).and_then(|file| match file.len()? > 2 * needed {
+        let shortened = segments.files.open(&path).and_then(|file| match file.length()? > 2 * needed {
             true => file.truncate(needed),
             false => Ok(()),
         });
@@ -145,7 +145,7 @@ fn index_all(segments: &Segments) -> Result<()> {
 fn begin(segments: &Segments, empty: Option<Arc<dyn File>>) -> io::Result<Option<Active>> {
     let head = Head { first: segments.recovered_upto + 1, salt: rand::random() };
     if let Some(file) = empty
-        && file.len()? == u64::from(segments.segment_bytes)
+        && file.length()? == u64::from(segments.segment_bytes)
     {
         // What was written to it and cut must not come back: the new salt sees to that.
         file.write_at(&head.encode()[..SECTOR], 0)?;
@@ -250,7 +250,7 @@ impl Recovery<'_> {
         let Some(sealed) = sealed.filter(|sealed| sealed.first == first && sealed.last >= first) else {
             return Ok(None);
         };
-        let file_length = file.len().map_err(|error| self.io(first, error))?;
+        let file_length = file.length().map_err(|error| self.io(first, error))?;
         if file_length < u64::from(sealed.length) {
             let what = format!("is cut off at byte {file_length}: its records end at byte {}", sealed.length);
             return Err(corrupt(&self.path(first), &what));
@@ -261,7 +261,7 @@ impl Recovery<'_> {
     }
 
     fn length(&self, first: u64, file: &dyn File) -> Result<u32> {
-        let length = file.len().map_err(|error| self.io(first, error))?;
+        let length = file.length().map_err(|error| self.io(first, error))?;
         Ok(u32::try_from(length).unwrap_or(u32::MAX))
     }
 

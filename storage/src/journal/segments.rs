@@ -376,7 +376,7 @@ impl Segments {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        if self.spares.n_ready() < MOST_SPARES && file.len()? == u64::from(self.segment_bytes) {
+        if self.spares.n_ready() < MOST_SPARES && file.length()? == u64::from(self.segment_bytes) {
             let spare = Spare { path: self.spares.new_path(&self.dir), file };
             self.files.rename(&path, &spare.path)?;
             return Ok(Some(spare));

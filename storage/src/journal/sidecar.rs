@@ -50,7 +50,7 @@ pub(super) fn sealed(files: &dyn Files, path: &Path) -> io::Result<Option<Sealed
     let mut head = [0; HEAD_BYTES];
     let n_read = file.read_at(&mut head, 0)?;
     let Some((sealed, n_bytes, _)) = decode_head(&head[..n_read]) else { return Ok(None) };
-    Ok((file.len()? == HEAD_BYTES as u64 + n_bytes).then_some(sealed))
+    Ok((file.length()? == HEAD_BYTES as u64 + n_bytes).then_some(sealed))
 }
 
 /// The index in a sidecar; none when it is missing, damaged or of another format.

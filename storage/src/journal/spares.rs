@@ -42,7 +42,7 @@ impl Spares {
         for number in numbers {
             let path = path(dir, *number);
             let file = files.open(&path)?;
-            if file.len()? == u64::from(bytes) && state.ready.len() < MOST_SPARES {
+            if file.length()? == u64::from(bytes) && state.ready.len() < MOST_SPARES {
                 state.ready.push(Spare { path, file });
             } else {
                 files.remove(&path)?;

@@ -341,7 +341,7 @@ struct Handle {
 }
 
 impl File for Handle {
-    fn len(&self) -> io::Result<u64> {
+    fn length(&self) -> io::Result<u64> {
         Ok(self.process.state()?.nodes[self.node].visible.len() as u64)
     }
 
