@@ -5,7 +5,7 @@ use tokio::{
     net::TcpStream,
 };
 
-pub struct Client {
+pub(crate) struct Client {
     stream: TcpStream,
     buffer: Vec<u8>,
     host: String,
@@ -13,7 +13,7 @@ pub struct Client {
 }
 
 impl Client {
-    pub async fn connect(address: &str, app: &str, token: &str) -> Self {
+    pub(crate) async fn connect(address: &str, app: &str, token: &str) -> Self {
         let stream = TcpStream::connect(address).await.expect("a connection");
         stream.set_nodelay(true).expect("no delay");
         let headers = format!("nxx-app-id: {app}\r\nauthorization: Bearer {token}\r\n");
@@ -21,7 +21,7 @@ impl Client {
     }
 
     /// Sends a request and reads the whole answer: its status and body.
-    pub async fn call(&mut self, method: &str, path: &str, body: &str) -> (u16, String) {
+    pub(crate) async fn call(&mut self, method: &str, path: &str, body: &str) -> (u16, String) {
         let request = format!(
             "{method} {path} HTTP/1.1\r\nhost: {}\r\n{}content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
             self.host,

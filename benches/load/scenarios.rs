@@ -126,7 +126,7 @@ fn percentile(values: &mut [f64], share: f64) -> f64 {
     values[((values.len() - 1) as f64 * share) as usize]
 }
 
-pub async fn creates(clients: usize, seconds: u64) {
+pub(crate) async fn creates(clients: usize, seconds: u64) {
     let ground = Ground::prepare().await;
     let subscriber = ground.subscriber().await;
     let (running, busy) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicU64::new(0)));
@@ -182,7 +182,7 @@ pub async fn creates(clients: usize, seconds: u64) {
     let _gone = std::fs::remove_dir_all(dir);
 }
 
-pub async fn latency(rate: u64, seconds: u64) {
+pub(crate) async fn latency(rate: u64, seconds: u64) {
     let ground = Ground::prepare().await;
     let subscriber = ground.subscriber().await;
     let mut client = ground.client().await;
@@ -243,7 +243,7 @@ pub async fn latency(rate: u64, seconds: u64) {
     let _gone = std::fs::remove_dir_all(dir);
 }
 
-pub async fn start(n_documents: u64) {
+pub(crate) async fn start(n_documents: u64) {
     let ground = Ground::prepare().await;
     println!("start on an empty directory: ready after {:.3} s", ground.server.ready_after.as_secs_f64());
     tokio::time::sleep(Duration::from_secs(3)).await;

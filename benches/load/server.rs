@@ -8,17 +8,17 @@ use std::{
 
 use serde_json::Value;
 
-pub struct Server {
+pub(crate) struct Server {
     child: Child,
-    pub dir: PathBuf,
-    pub address: String,
-    pub admin_token: String,
+    pub(crate) dir: PathBuf,
+    pub(crate) address: String,
+    pub(crate) admin_token: String,
     /// From the start of the process to `/readyz`.
-    pub ready_after: Duration,
+    pub(crate) ready_after: Duration,
 }
 
 impl Server {
-    pub async fn start(dir: PathBuf) -> Self {
+    pub(crate) async fn start(dir: PathBuf) -> Self {
         let addresses = dir.join("server.json");
         let _gone = std::fs::remove_file(&addresses);
         let log = std::fs::File::options().create(true).append(true).open(dir.join("server.log")).expect("a log");
@@ -62,7 +62,7 @@ impl Server {
     }
 
     /// Resident memory and CPU seconds so far, from /proc.
-    pub fn usage(&self) -> (u64, f64) {
+    pub(crate) fn usage(&self) -> (u64, f64) {
         let pid = self.child.id();
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
         let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().split(' ').next()?.parse().ok());
@@ -73,7 +73,7 @@ impl Server {
         (kib.unwrap_or(0), ticks / 100.0)
     }
 
-    pub fn stop(mut self) -> PathBuf {
+    pub(crate) fn stop(mut self) -> PathBuf {
         let _status = Command::new("kill").arg(self.child.id().to_string()).status();
         let _status = self.child.wait();
         std::mem::take(&mut self.dir)

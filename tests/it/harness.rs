@@ -14,26 +14,26 @@ use tokio::net::TcpStream;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async, tungstenite::Message};
 
 /// How long anything may take before a test gives up on it. Nothing waits for it to pass.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The real binary, on a data directory of its own.
-pub struct Server {
+pub(crate) struct Server {
     child: Child,
     dir: PathBuf,
     _owned_dir: Option<TempDir>,
     environment: Vec<(String, String)>,
-    pub url: String,
-    pub admin_token: String,
+    pub(crate) url: String,
+    pub(crate) admin_token: String,
     client: reqwest::Client,
 }
 
 impl Server {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::start_with(&[]).await
     }
 
     /// With settings, as environment variables name them (`LIMITS__BODY_BYTES`).
-    pub async fn start_with(settings: &[(&str, &str)]) -> Self {
+    pub(crate) async fn start_with(settings: &[(&str, &str)]) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().to_owned();
         let mut server = Self::start_in(&path, settings).await;
@@ -41,29 +41,21 @@ impl Server {
         server
     }
 
-    pub async fn start_in(dir: &Path, settings: &[(&str, &str)]) -> Self {
+    pub(crate) async fn start_in(dir: &Path, settings: &[(&str, &str)]) -> Self {
         let environment: Vec<_> =
             settings.iter().map(|(name, value)| (format!("NEXXUS_{name}"), (*value).to_owned())).collect();
         let (child, url, admin_token) = launch(dir, &environment).await;
         Self { child, dir: dir.to_owned(), _owned_dir: None, environment, url, admin_token, client: http_client() }
     }
 
-    pub fn dir(&self) -> &Path {
-        &self.dir
-    }
-
-    pub fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
     /// Kills the process as a crash would, at once.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.child.kill().expect("killed");
         self.child.wait().expect("waited for");
     }
 
     /// Asks it to stop; gives its exit code.
-    pub fn stop(&mut self) -> Option<i32> {
+    pub(crate) fn stop(&mut self) -> Option<i32> {
         signal(self.child.id(), "TERM");
         let deadline = Instant::now() + PATIENCE;
         while Instant::now() < deadline {
@@ -76,30 +68,30 @@ impl Server {
     }
 
     /// Starts it again on the same data.
-    pub async fn restart(&mut self) {
+    pub(crate) async fn restart(&mut self) {
         (self.child, self.url, self.admin_token) = launch(&self.dir, &self.environment).await;
     }
 
     /// Calls a route as the admin.
-    pub async fn admin(&self, method: Method, path: &str, body: Value) -> Answer {
+    pub(crate) async fn admin(&self, method: Method, path: &str, body: Value) -> Answer {
         let request = self.client.request(method, format!("{}{path}", self.url)).bearer_auth(&self.admin_token);
         send(request, body).await
     }
 
     /// Makes an application.
-    pub async fn app(&self, id: &str, schema: Value, rules: Value) -> App {
+    pub(crate) async fn app(&self, id: &str, schema: Value, rules: Value) -> App {
         self.app_as(json!({ "id": id, "name": id, "schema": schema, "rules": rules })).await
     }
 
     /// Makes an application by its whole definition.
-    pub async fn app_as(&self, definition: Value) -> App {
+    pub(crate) async fn app_as(&self, definition: Value) -> App {
         let id = definition["id"].as_str().expect("an id").to_owned();
         self.admin(Method::POST, "/application", definition).await.expect(StatusCode::CREATED);
         App { id, url: self.url.clone(), admin_token: self.admin_token.clone(), client: self.client.clone() }
     }
 
     /// The same application after a restart.
-    pub fn again(&self, app: &App) -> App {
+    pub(crate) fn again(&self, app: &App) -> App {
         App { url: self.url.clone(), ..app.clone() }
     }
 }
@@ -112,13 +104,13 @@ impl Drop for Server {
     }
 }
 
-pub fn signal(pid: u32, signal: &str) {
+pub(crate) fn signal(pid: u32, signal: &str) {
     let status = Command::new("kill").arg(format!("-{signal}")).arg(pid.to_string()).status().expect("kill runs");
     assert!(status.success(), "kill -{signal} {pid}");
 }
 
 /// A client of its own. The libraries ask for somebody who chooses the cryptography, though nothing here is encrypted.
-pub fn http_client() -> reqwest::Client {
+pub(crate) fn http_client() -> reqwest::Client {
     static CHOSEN: std::sync::Once = std::sync::Once::new();
     CHOSEN.call_once(|| rustls::crypto::ring::default_provider().install_default().expect("the first choice"));
     reqwest::Client::new()
@@ -155,29 +147,29 @@ async fn ready(dir: &Path, addresses: &Path) -> Option<(String, String)> {
     (answer.status() == StatusCode::OK).then_some((url, token))
 }
 
-pub fn log_of(dir: &Path) -> String {
+pub(crate) fn log_of(dir: &Path) -> String {
     std::fs::read_to_string(dir.join("server.log")).unwrap_or_default()
 }
 
 /// What a route answered.
 #[derive(Debug, Clone)]
-pub struct Answer {
-    pub status: StatusCode,
-    pub headers: reqwest::header::HeaderMap,
-    pub body: Value,
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: reqwest::header::HeaderMap,
+    pub(crate) body: Value,
 }
 
 impl Answer {
     /// The body, when the status is the expected one.
     #[track_caller]
-    pub fn expect(self, status: StatusCode) -> Value {
+    pub(crate) fn expect(self, status: StatusCode) -> Value {
         assert_eq!(self.status, status, "{}", self.body);
         self.body
     }
 
     /// The problem type, when the status is the expected one.
     #[track_caller]
-    pub fn problem(self, status: u16) -> String {
+    pub(crate) fn problem(self, status: u16) -> String {
         assert_eq!(self.status.as_u16(), status, "{}", self.body);
         assert_eq!(self.headers["content-type"], "application/problem+json");
         self.body["type"].as_str().unwrap_or_default().to_owned()
@@ -198,16 +190,16 @@ async fn answer_of(response: reqwest::Response) -> Answer {
 
 /// An application, and its admin.
 #[derive(Clone)]
-pub struct App {
-    pub id: String,
-    pub url: String,
+pub(crate) struct App {
+    pub(crate) id: String,
+    pub(crate) url: String,
     admin_token: String,
     client: reqwest::Client,
 }
 
 impl App {
     /// Registers a user.
-    pub async fn user(&self, name: &str) -> User {
+    pub(crate) async fn user(&self, name: &str) -> User {
         let body = json!({ "username": name, "password": format!("{name}-password") });
         let request = self.client.post(format!("{}/user/register", self.url)).header("nxx-app-id", &self.id);
         let login = send(request, body).await.expect(StatusCode::CREATED);
@@ -219,49 +211,49 @@ impl App {
     }
 
     /// Whoever holds the admin token, acting in this application.
-    pub fn admin(&self) -> User {
+    pub(crate) fn admin(&self) -> User {
         User { app: self.clone(), id: String::new(), token: self.admin_token.clone() }
     }
 
     /// A caller without a token.
-    pub fn anonymous(&self) -> User {
+    pub(crate) fn anonymous(&self) -> User {
         User { app: self.clone(), id: String::new(), token: String::new() }
     }
 }
 
 /// A caller of an application.
 #[derive(Clone)]
-pub struct User {
-    pub app: App,
-    pub id: String,
-    pub token: String,
+pub(crate) struct User {
+    pub(crate) app: App,
+    pub(crate) id: String,
+    pub(crate) token: String,
 }
 
 impl User {
     /// A request, to be completed.
-    pub fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
+    pub(crate) fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
         let request =
             self.app.client.request(method, format!("{}{path}", self.app.url)).header("nxx-app-id", &self.app.id);
         if self.token.is_empty() { request } else { request.bearer_auth(&self.token) }
     }
 
-    pub async fn call(&self, method: Method, path: &str, body: Value) -> Answer {
+    pub(crate) async fn call(&self, method: Method, path: &str, body: Value) -> Answer {
         send(self.request(method, path), body).await
     }
 
-    pub async fn send(&self, request: reqwest::RequestBuilder) -> Answer {
+    pub(crate) async fn send(&self, request: reqwest::RequestBuilder) -> Answer {
         answer_of(request.send().await.expect("an answer")).await
     }
 
     /// Creates a document; gives its id and the id of the change.
-    pub async fn create(&self, model: &str, fields: Value) -> (String, String) {
+    pub(crate) async fn create(&self, model: &str, fields: Value) -> (String, String) {
         let body = self.call(Method::POST, &format!("/model/{model}"), fields).await.expect(StatusCode::ACCEPTED);
         let text = |name: &str| body[name].as_str().expect("a text").to_owned();
         (text("id"), text("changeId"))
     }
 
     /// Replaces one field; gives the id of the change.
-    pub async fn replace(&self, model: &str, id: &str, field: &str, value: Value) -> String {
+    pub(crate) async fn replace(&self, model: &str, id: &str, field: &str, value: Value) -> String {
         let patches = json!([{ "op": "replace", "path": [field], "value": [value] }]);
         let body =
             self.call(Method::PATCH, &format!("/model/{model}/{id}"), patches).await.expect(StatusCode::ACCEPTED);
@@ -269,40 +261,40 @@ impl User {
     }
 
     /// Deletes a document; gives the id of the change.
-    pub async fn delete(&self, model: &str, id: &str) -> String {
+    pub(crate) async fn delete(&self, model: &str, id: &str) -> String {
         let body =
             self.call(Method::DELETE, &format!("/model/{model}/{id}"), Value::Null).await.expect(StatusCode::ACCEPTED);
         body["changeId"].as_str().expect("a text").to_owned()
     }
 
     /// Reads a document that reflects this change.
-    pub async fn get_after(&self, model: &str, id: &str, change: &str) -> Answer {
+    pub(crate) async fn get_after(&self, model: &str, id: &str, change: &str) -> Answer {
         let request = self.request(Method::GET, &format!("/model/{model}/{id}")).header("nxx-after", change);
         self.send(request).await
     }
 
     /// Registers a device and connects it.
-    pub async fn device(&self, id: &str) -> Device {
+    pub(crate) async fn device(&self, id: &str) -> Device {
         self.register_device(id, Value::Null).await;
         self.connect(id, None).await
     }
 
     /// Registers a device; gives a token bound to it.
-    pub async fn register_device(&self, id: &str, keep_for: Value) -> Value {
+    pub(crate) async fn register_device(&self, id: &str, keep_for: Value) -> Value {
         let answer = self.call(Method::POST, "/device/register", json!({ "id": id, "keepFor": keep_for })).await;
         assert!(answer.status.is_success(), "{}", answer.body);
         answer.body
     }
 
     /// Connects a device; waits for its `hello`.
-    pub async fn connect(&self, device: &str, since: Option<&str>) -> Device {
+    pub(crate) async fn connect(&self, device: &str, since: Option<&str>) -> Device {
         let mut device = self.try_connect(device, since).await.expect("a connection");
         device.hello = device.next().await;
         assert_eq!(device.hello["event"], "hello");
         device
     }
 
-    pub async fn try_connect(
+    pub(crate) async fn try_connect(
         &self,
         device: &str,
         since: Option<&str>,
@@ -312,15 +304,14 @@ impl User {
         let url = self.app.url.replace("http://", "ws://");
         let url = format!("{url}/ws?app={}&device={device}{token}{since}", self.app.id);
         let (socket, _) = connect_async(url).await.map_err(Box::new)?;
-        Ok(Device { id: device.to_owned(), socket, hello: Value::Null, next_id: 0, early: Default::default() })
+        Ok(Device { socket, hello: Value::Null, next_id: 0, early: Default::default() })
     }
 }
 
 /// A connected device.
-pub struct Device {
-    pub id: String,
+pub(crate) struct Device {
     socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
-    pub hello: Value,
+    pub(crate) hello: Value,
     next_id: u64,
     /// Frames that came while an answer was awaited.
     early: std::collections::VecDeque<Value>,
@@ -328,21 +319,21 @@ pub struct Device {
 
 /// What a socket gave.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Heard {
+pub(crate) enum Heard {
     Frame(Value),
     Closed(u16),
 }
 
 impl Device {
     /// Subscribes; gives the answer's data.
-    pub async fn subscribe(&mut self, data: Value) -> Value {
+    pub(crate) async fn subscribe(&mut self, data: Value) -> Value {
         let answer = self.ask("subscribe", data).await;
         assert_eq!(answer["event"], "reply", "{answer}");
         answer["data"].clone()
     }
 
     /// Sends a frame and waits for its answer.
-    pub async fn ask(&mut self, event: &str, data: Value) -> Value {
+    pub(crate) async fn ask(&mut self, event: &str, data: Value) -> Value {
         self.next_id += 1;
         let id = json!(self.next_id);
         self.say(json!({ "event": event, "id": id, "data": data })).await;
@@ -355,12 +346,12 @@ impl Device {
         }
     }
 
-    pub async fn say(&mut self, frame: Value) {
+    pub(crate) async fn say(&mut self, frame: Value) {
         self.socket.send(Message::text(frame.to_string())).await.expect("sent");
     }
 
     /// The next frame that is a change or tells of one.
-    pub async fn next(&mut self) -> Value {
+    pub(crate) async fn next(&mut self) -> Value {
         if let Some(frame) = self.early.pop_front() {
             return frame;
         }
@@ -374,7 +365,7 @@ impl Device {
     }
 
     /// The code that the connection is closed with; frames before it are passed over.
-    pub async fn closed(&mut self) -> u16 {
+    pub(crate) async fn closed(&mut self) -> u16 {
         loop {
             if let Heard::Closed(code) = self.hear().await {
                 return code;
@@ -398,13 +389,5 @@ impl Device {
             }
         };
         tokio::time::timeout(PATIENCE, heard).await.expect("nothing was heard")
-    }
-
-    /// Whether nothing is on its way to this device: the server has answered a ping after everything it had to say.
-    pub async fn is_silent_after(&mut self, user: &User, model: &str) -> bool {
-        // A change that the device hears of, made last: whatever was before it has come by then.
-        let (marker, _) = user.create(model, json!({})).await;
-        let frame = self.next().await;
-        frame["data"]["id"] == marker.as_str()
     }
 }
