@@ -32,7 +32,8 @@ pub struct Query {
     pub model: ModelName,
     /// Filter and rules in one.
     pub condition: Condition,
-    /// Documents without a sort field come last in both directions; ties by id, ascending.
+    /// Documents without a sort field come last in both directions; ties by id, ascending. Of an array the smallest element
+    /// counts, the largest in descending order.
     pub sort: Vec<Sort>,
     pub limit: usize,
     /// The cursor of an earlier answer to the same query.
@@ -41,7 +42,7 @@ pub struct Query {
     pub count: bool,
     /// Words that the string fields have to contain (full text).
     pub text: Option<String>,
-    /// The answer reflects at least this offset.
+    /// The answer reflects at least this offset, which is applied: whoever asks has waited for that.
     pub at_least: Option<Offset>,
 }
 
@@ -70,7 +71,9 @@ pub trait Documents: Send + Sync {
     /// By key, in the order asked for.
     async fn get(&self, app: &AppId, model: &ModelName, ids: &[DocumentId]) -> Result<Vec<Option<Stored>>>;
 
-    /// By filter. Sees everything that was applied before the call. `Invalid` for a cursor that is not of this query.
+    /// By filter. Sees everything that was applied before the call. `Invalid` for a cursor that is not of this query, and for more
+    /// sort fields than the store takes (8 are possible); `Unavailable` while a field that it names is not indexed;
+    /// `Unsupported` for full text where the store has none.
     async fn search(&self, query: Query) -> Result<Found>;
 
     /// How many live documents a model has.

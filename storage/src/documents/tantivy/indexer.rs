@@ -52,6 +52,15 @@ pub(super) struct Indexer {
 /// The indexer was told to end before it was done.
 struct Ended;
 
+/// Tells that the indexer has ended, also when it panics: whoever waits for it must not wait for ever.
+struct Ending(Arc<Shared>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.tell(|progress| progress.ended = true);
+    }
+}
+
 impl Indexer {
     pub(super) fn new(shared: Arc<Shared>, writer: Writer, committed: u64, purges: Vec<(AppId, Offset)>) -> Self {
         Self { shared, writer, trail: Trail::at(committed), committed, done: 0, purges, patience: PATIENCE }
@@ -63,29 +72,38 @@ impl Indexer {
         self
     }
 
+    /// Documents of this title make the index fail.
+    #[cfg(test)]
+    pub(super) fn with_poison(mut self, title: &'static str) -> Self {
+        self.writer.poison = Some(title);
+        self
+    }
+
     /// Runs until it is told to stop. Has its own thread.
-    pub(super) fn run(mut self) {
+    pub(super) fn run(self) {
+        let ending = Ending(self.shared.clone());
         // On Linux a priority is one of the calling thread; the threads that it makes inherit it.
         if let Err(error) = rustix::process::setpriority_process(None, NICE) {
             warn!(%error, "the document index runs at normal priority");
         }
+        let mut indexer = self;
         let mut goes_on = false;
         loop {
-            let patience = if goes_on { Duration::ZERO } else { self.shared.commit_every };
-            let wishes = self.shared.await_wishes(self.done, patience);
+            let patience = if goes_on { Duration::ZERO } else { indexer.shared.commit_every };
+            let wishes = indexer.shared.await_wishes(indexer.done, patience);
             if wishes.stop == Some(Stop::Aborted) {
                 break;
             }
-            match self.turn(wishes) {
+            match indexer.turn(wishes) {
                 Ok(more) => goes_on = more,
                 Err(Ended) => break,
             }
-            if wishes.stop == Some(Stop::Finished) && self.shared.overlay.read().is_clean() {
+            if wishes.stop == Some(Stop::Finished) && indexer.shared.overlay.read().is_clean() {
                 break;
             }
         }
-        drop(self.writer); // Gives the lock of the directory back before anybody hears that it ended.
-        self.shared.tell(|progress| progress.ended = true);
+        drop(indexer); // Gives the lock of the directory back before anybody hears that it ended.
+        drop(ending);
     }
 
     /// One turn; says whether there is more to do at once.

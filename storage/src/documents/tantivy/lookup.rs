@@ -2,6 +2,8 @@
 
 use tantivy::{
     DocAddress, DocSet, Searcher, TERMINATED, TantivyDocument, Term,
+    collector::Count,
+    query::ExistsQuery,
     schema::{IndexRecordOption, Value as _},
 };
 
@@ -87,6 +89,13 @@ pub(super) fn newest(searcher: &Searcher, fields: &Fields, app: &AppId) -> Resul
         Ok(newest)
     };
     newest().map_err(|error| fault("apply", error))
+}
+
+/// How many deletes the index remembers.
+pub(super) fn count_deletes(searcher: &Searcher) -> Result<u64> {
+    let deletes = ExistsQuery::new("grave".to_owned(), false);
+    let count = searcher.search(&deletes, &Count).map_err(|error| fault("count documents", error))?;
+    Ok(count as u64)
 }
 
 /// How many documents of the index have no search fields.

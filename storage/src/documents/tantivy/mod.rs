@@ -380,12 +380,12 @@ impl Documents for TantivyDocuments {
         let (shared, app) = (self.shared.clone(), app.clone());
         Self::blocking(move || {
             shared.check_open("drop application")?;
-            let upto = shared.learn(&app)?;
-            let sequence = {
+            shared.learn(&app)?;
+            let (upto, sequence) = {
                 let mut overlay = shared.overlay.write();
-                overlay.drop_application(&app, upto);
+                let upto = overlay.drop_application(&app);
                 // Read under the lock: a commit that stands above it was frozen after the drop.
-                shared.journal.head() + 1
+                (upto, shared.journal.head() + 1)
             };
             shared.definitions.drop_application(&app, Dropped { upto, sequence })
         })
@@ -403,12 +403,14 @@ fn statistics(shared: &Shared, dir: &Path) -> Result<Value> {
         let overlay = shared.overlay.read();
         (overlay.searcher().clone(), overlay.bytes(), overlay.documents())
     };
+    let deletes = lookup::count_deletes(&searcher)?;
     let progress = shared.progress();
     let indexing = shared.definitions.unready();
     let indexing: Vec<_> =
         indexing.iter().map(|(scope, _)| json!({ "app": scope.app, "model": scope.model })).collect();
     Ok(json!({
-        "documents": searcher.num_docs(),
+        "documents": searcher.num_docs() - deletes,
+        "deletesRemembered": deletes,
         "bareDocuments": lookup::count_bare(&searcher, &shared.fields)?,
         "segments": searcher.segment_readers().len(),
         "bytes": directory_bytes(dir),

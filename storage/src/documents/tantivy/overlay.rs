@@ -385,10 +385,13 @@ impl Overlay {
         self.frozen.as_ref().is_some_and(|frozen| frozen.holds_scope(scope))
     }
 
-    /// Makes everything of an application void up to an offset: that of the newest that was applied.
-    pub(super) fn drop_application(&mut self, app: &AppId, upto: Offset) {
+    /// Makes everything of an application void that was applied so far; gives the offset up to which it is. `newest` of the
+    /// application has to be known.
+    pub(super) fn drop_application(&mut self, app: &AppId) -> Offset {
+        let upto = self.newest(app).unwrap_or_default();
         self.void.insert(app.clone(), upto);
         self.current.drop_application(app, upto);
+        upto
     }
 
     /// Begins the writing of what was applied; what comes from now on goes into a new layer. Where a layer is frozen already, that

@@ -195,9 +195,7 @@ impl Fields {
         place: u64,
     ) -> TantivyDocument {
         let mut out = self.record(scope, id, source, offset);
-        if place > 0 {
-            out.add_u64(self.grave, place);
-        }
+        out.add_u64(self.grave, place);
         out
     }
 

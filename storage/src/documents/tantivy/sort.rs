@@ -171,6 +171,9 @@ pub(super) struct SegmentFirst {
 impl SegmentFirst {
     /// Whether the overlay has a newer version.
     fn is_overlaid(&mut self, doc: DocId) -> bool {
+        if self.view.layers.is_empty() {
+            return false;
+        }
         let Some(hash) = self.hashes.as_ref().and_then(|hashes| hashes.first(doc)) else { return false };
         if !self.view.layers.iter().any(|layer| layer.may_hold(hash)) {
             return false;

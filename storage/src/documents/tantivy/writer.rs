@@ -290,7 +290,7 @@ impl Writer {
     /// For tests: spoils a document that has the poisonous title.
     fn poisoned(&self, document: &Document, mut indexed: TantivyDocument) -> TantivyDocument {
         if self.poison.is_some_and(|title| document.fields.get("title").is_some_and(|value| value == title)) {
-            indexed.add_text(self.shared.fields.created, "a text where a number has to be");
+            indexed.add_text(self.shared.fields.grave, "a text where a number has to be");
         }
         indexed
     }

@@ -22,6 +22,7 @@ struct Store {
     dir: TempDir,
     disk: Disk,
     overlay_bytes: usize,
+    commit_every: Duration,
     open: Option<(Journal, Arc<TantivyDocuments>)>,
 }
 
@@ -35,16 +36,25 @@ impl journal::Indexer for NoIndex {
 
 impl Store {
     fn new() -> Self {
-        Self::with_overlay(64 << 20)
+        Self::with(|indexer| indexer)
+    }
+
+    fn with(prepare: impl FnOnce(Indexer) -> Indexer) -> Self {
+        Self::make(64 << 20, Duration::from_secs(3_600), prepare)
+    }
+
+    /// One that commits all the time.
+    fn restless() -> Self {
+        Self::make(64 << 20, Duration::from_millis(1), |indexer| indexer)
     }
 
     fn with_overlay(overlay_bytes: usize) -> Self {
-        Self::with(overlay_bytes, |indexer| indexer)
+        Self::make(overlay_bytes, Duration::from_secs(3_600), |indexer| indexer)
     }
 
-    fn with(overlay_bytes: usize, prepare: impl FnOnce(Indexer) -> Indexer) -> Self {
+    fn make(overlay_bytes: usize, commit_every: Duration, prepare: impl FnOnce(Indexer) -> Indexer) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
-        let mut store = Self { dir, disk: Disk::default(), overlay_bytes, open: None };
+        let mut store = Self { dir, disk: Disk::default(), overlay_bytes, commit_every, open: None };
         store.open(prepare).expect("open");
         store
     }
@@ -60,7 +70,7 @@ impl Store {
             dir: self.dir.path().join("documents"),
             overlay_bytes: self.overlay_bytes,
             writer_bytes: 15_000_000,
-            commit_every: Duration::from_secs(3_600),
+            commit_every: self.commit_every,
         };
         let path = options.dir.join("index");
         std::fs::create_dir_all(&path).expect("a directory");
