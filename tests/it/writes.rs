@@ -199,9 +199,11 @@ async fn a_change_says_what_became_of_it() {
     let server = Server::start().await;
     let (app, anna) = prepared(&server).await;
     let (id, change) = anna.create("task", json!({ "title": "x" })).await;
+    anna.get_after("task", &id, &change).await.expect(StatusCode::OK);
     let shown = anna.call(Method::GET, &format!("/changes/{change}"), Value::Null).await.expect(StatusCode::OK);
     assert_eq!((&shown["state"], &shown["changeId"]), (&json!("applied"), &json!(change)));
     let second = anna.replace("task", &id, "title", json!("y")).await;
+    anna.get_after("task", &id, &second).await.expect(StatusCode::OK);
     let later = anna.call(Method::GET, &format!("/changes/{second}"), Value::Null).await.expect(StatusCode::OK);
     assert!(later["offset"].as_str() > shown["offset"].as_str());
     // An offset is taken where a change id is.

@@ -127,8 +127,15 @@ impl Subject for Store {
     }
 
     async fn log(&self, app: &AppId, entries: Vec<Entry>) -> Vec<LogEntry> {
-        let records = entries.iter().map(|entry| (Kind::LogEntry, codec::encode(app, entry).expect("bytes")));
-        let appended = self.journal().append(records.collect()).expect("appended");
+        let appended = loop {
+            let records = entries.iter().map(|entry| (Kind::LogEntry, codec::encode(app, entry).expect("bytes")));
+            match self.journal().append(records.collect()) {
+                Ok(appended) => break appended,
+                // The next segment is being prepared.
+                Err(error) if error.kind == crate::ErrorKind::Full => tokio::task::yield_now().await,
+                Err(error) => panic!("{error}"),
+            }
+        };
         if let Some(last) = appended.last() {
             self.journal().durable(last.sequence).await.expect("durable");
         }
