@@ -71,7 +71,7 @@ const GONE_REMEMBERED: usize = 1_024;
 const PATIENCE: Duration = Duration::from_secs(2);
 const ROOM_EVERY: Duration = Duration::from_millis(2);
 /// Bytes of messages that are read back, or carried, at once.
-const BATCH_BYTES: usize = 1 << 20;
+const BATCH_BYTES: usize = 128 * 1024;
 
 /// The queues of a journal. Cheap to clone.
 #[derive(Clone)]
