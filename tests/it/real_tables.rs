@@ -232,6 +232,14 @@ async fn every_listener_of_the_tables_gets_exactly_its_share() {
                 !row.fields.contains_key("felt") || !number(row, "depth").is_some_and(|depth| depth < 100.0)
             }),
         ),
+        (
+            // Edits only raise: here documents leave.
+            "weak quakes",
+            1,
+            json!({ "model": "quake", "filter": { "mag": { "$lt": 2 } } }),
+            true,
+            Box::new(move |row| number(row, "mag").is_some_and(|mag| mag < 2.0)),
+        ),
         ("own days", 0, json!({ "model": "weather" }), false, Box::new(|row| row.owner == 0)),
         (
             "own wet winter days",
