@@ -18,7 +18,7 @@ impl Source {
     }
 
     fn is_test(&self) -> bool {
-        ["/tests", "tests/", "benches/", "conformance/", "testing", "properties.rs"]
+        ["/tests", "tests/", "examples/", "benches/", "conformance/", "testing", "properties.rs"]
             .iter()
             .any(|part| self.path.contains(part))
     }
@@ -30,7 +30,7 @@ fn root() -> PathBuf {
 
 fn sources() -> Vec<Source> {
     let mut found = Vec::new();
-    for folder in ["src", "storage/src", "tests", "storage/tests", "benches", "storage/benches"] {
+    for folder in ["src", "storage/src", "tests", "storage/tests", "examples", "benches", "storage/benches"] {
         collect(&root().join(folder), &mut found);
     }
     assert!(found.len() > 50, "the sources were not found");

@@ -12,5 +12,6 @@ mod real_tables;
 mod rules;
 mod subscribing;
 mod subscriptions;
+mod tables;
 mod users;
 mod writes;

@@ -38,10 +38,12 @@ impl Failure {
     /// Waits for the failure itself.
     pub(super) async fn wait(&self) -> Error {
         let mut noted = self.0.subscribe();
-        match noted.wait_for(Option::is_some).await.ok().as_deref() {
-            Some(Some(error)) => copy(error),
+        // A borrow held over an await would keep whoever waits on one thread.
+        let error = noted.wait_for(Option::is_some).await.ok().and_then(|noted| noted.as_deref().map(copy));
+        match error {
+            Some(error) => error,
             // The sender lives as long as this.
-            _ => std::future::pending().await,
+            None => std::future::pending().await,
         }
     }
 
