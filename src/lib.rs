@@ -9,6 +9,8 @@ pub mod transport;
 
 pub mod worker;
 
+pub mod matcher;
+
 pub mod domain;
 pub mod messages;
 

@@ -11,9 +11,10 @@ use nexxus_storage::{
     queue::{Message, Payload},
 };
 
-use super::{Outbox, crowd::Channels, roster::Roster};
+use super::{Outbox, roster::Roster};
 use crate::{
     domain::frame,
+    matcher::crowd::Channels,
     messages::{Covers, DeviceMessage, ToDevices},
 };
 

@@ -4,7 +4,6 @@
 //! the next one, drops lower ones, and reads a hole from the change log before it goes on. What it sends says what it covers,
 //! so no message to a transport is precious: a worker that misses one sees the gap and reads the change log itself.
 
-mod crowd;
 mod matched;
 mod roster;
 

@@ -13,11 +13,13 @@ use nexxus_storage::{
 };
 use tracing::{error, info};
 
-use super::{
-    super::matcher::Matcher,
-    crowd::{Channels, Crowd},
+use crate::{
+    domain::{Application, Domain},
+    matcher::{
+        Matcher,
+        crowd::{Channels, Crowd},
+    },
 };
-use crate::domain::{Application, Domain};
 
 const KINDS: [Kind; 2] = [Kind::Subscription, Kind::Connection];
 

@@ -5,6 +5,7 @@
 //! its owner, any other field) and stand in a list per model otherwise. A change is looked up with the document before and
 //! after, so that leaving is found as well as entering.
 
+pub mod crowd;
 mod index;
 #[cfg(test)]
 mod tests;

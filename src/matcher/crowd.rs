@@ -11,17 +11,17 @@ use nexxus_storage::{
 };
 use tracing::{error, warn};
 
-use super::super::matcher::Matcher;
+use super::Matcher;
 use crate::domain::{Application, alteration::Alteration, view::View};
 
 /// The channels of some devices.
-pub(super) type Channels = Vec<(DeviceId, Vec<Arc<str>>)>;
+pub type Channels = Vec<(DeviceId, Vec<Arc<str>>)>;
 
 #[derive(Default)]
-pub(super) struct Crowd {
+pub struct Crowd {
     /// As of the matched place in the log; none where there is none, or none that can be used.
-    pub(super) application: Option<Arc<Application>>,
-    pub(super) matcher: Matcher,
+    pub application: Option<Arc<Application>>,
+    pub matcher: Matcher,
     users: HashMap<UserId, Known>,
     subscriptions: HashMap<SubscriptionId, Arc<records::Subscription>>,
 }
@@ -35,17 +35,17 @@ struct Known {
 }
 
 impl Crowd {
-    pub(super) fn of(application: Option<Arc<Application>>) -> Self {
+    pub fn of(application: Option<Arc<Application>>) -> Self {
         Self { application, ..Self::default() }
     }
 
     /// What rules know of a user, if the user has subscriptions.
-    pub(super) fn facts_of(&self, user: &UserId) -> Option<&UserFacts> {
+    pub fn facts_of(&self, user: &UserId) -> Option<&UserFacts> {
         self.users.get(user).map(|known| &known.facts)
     }
 
     /// `facts` of its user, where nothing is known of the user yet.
-    pub(super) fn subscribe(&mut self, subscription: records::Subscription, facts: Option<UserFacts>) {
+    pub fn subscribe(&mut self, subscription: records::Subscription, facts: Option<UserFacts>) {
         if let Some(user) = &subscription.user {
             let known = self
                 .users
@@ -57,7 +57,7 @@ impl Crowd {
         self.subscriptions.insert(subscription.id.clone(), Arc::new(subscription));
     }
 
-    pub(super) fn unsubscribe(&mut self, id: &SubscriptionId) {
+    pub fn unsubscribe(&mut self, id: &SubscriptionId) {
         self.matcher.unsubscribe(id);
         let Some(subscription) = self.subscriptions.remove(id) else { return };
         let Some(user) = &subscription.user else { return };
@@ -89,7 +89,7 @@ impl Crowd {
     }
 
     /// Takes in an entry of the log. Gives the channels of connected devices that have to be asked for anew.
-    pub(super) fn follow(&mut self, entry: &Entry) -> Channels {
+    pub fn follow(&mut self, entry: &Entry) -> Channels {
         let altered = match Alteration::of(entry) {
             Some(alteration) => self.channels_where(|subscription, facts| {
                 alteration.alters(subscription, self.application.as_deref(), facts)
@@ -115,14 +115,14 @@ impl Crowd {
         altered
     }
 
-    pub(super) fn define(&mut self, application: Option<Arc<Application>>) {
+    pub fn define(&mut self, application: Option<Arc<Application>>) {
         self.application = application;
         let all: Vec<_> = self.subscriptions.values().cloned().collect();
         all.iter().for_each(|subscription| self.compile(subscription));
     }
 
     /// The channels of connected devices whose subscriptions fulfil a condition.
-    pub(super) fn channels_where(&self, wanted: impl Fn(&records::Subscription, &UserFacts) -> bool) -> Channels {
+    pub fn channels_where(&self, wanted: impl Fn(&records::Subscription, &UserFacts) -> bool) -> Channels {
         let mut channels: HashMap<&DeviceId, Vec<Arc<str>>> = HashMap::new();
         for subscription in self.subscriptions.values() {
             let is_connected = !self.matcher.queues_of(&subscription.device).is_empty();
@@ -136,12 +136,12 @@ impl Crowd {
         channels
     }
 
-    pub(super) fn n_subscriptions(&self) -> usize {
+    pub fn n_subscriptions(&self) -> usize {
         self.subscriptions.len()
     }
 
     /// Nothing has to be kept of it.
-    pub(super) fn is_over(&self) -> bool {
+    pub fn is_over(&self) -> bool {
         self.application.is_none() && self.subscriptions.is_empty() && self.matcher.is_empty()
     }
 }
