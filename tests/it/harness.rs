@@ -67,6 +67,11 @@ impl Server {
         panic!("the server did not stop");
     }
 
+    /// The process, for signals.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Starts it again on the same data.
     pub(crate) async fn restart(&mut self) {
         (self.child, self.url, self.admin_token) = launch(&self.dir, &self.environment).await;
@@ -92,7 +97,7 @@ impl Server {
 
     /// The same application after a restart.
     pub(crate) fn again(&self, app: &App) -> App {
-        App { url: self.url.clone(), ..app.clone() }
+        app.at(&self.url)
     }
 }
 
@@ -198,6 +203,11 @@ pub(crate) struct App {
 }
 
 impl App {
+    /// The same application on a server that stands elsewhere.
+    pub(crate) fn at(&self, url: &str) -> Self {
+        Self { url: url.to_owned(), ..self.clone() }
+    }
+
     /// Registers a user.
     pub(crate) async fn user(&self, name: &str) -> User {
         let body = json!({ "username": name, "password": format!("{name}-password") });

@@ -1,0 +1,391 @@
+//! The checker: replays the ledger with its own model, in the order of the offsets, and holds everything against it that anybody was
+//! told.
+//!
+//! 1. [`timeline`]: every position of the log is one write of the ledger, once. A position that belongs to no known change is one of
+//!    the writes whose outcome nobody told; what listeners heard at it says which. What each write did is what the model says.
+//! 2. Each connection of each listener heard exactly what its subscriptions bring, from where it began to where it ended:
+//!    nothing left out, nothing out of order, nothing twice, nothing that its user may not see, and nothing else in any frame.
+//! 3. What was refused at once, and what was read, is true of some moment between what was accepted before and what was asked for since.
+//! 4. What is stored at the end is what the model holds.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use serde_json::{Value, json};
+
+use crate::{
+    evidence::{Evidence, Fate, Key, Listener, Said, Who},
+    model::{Document, State, Verdict, after_patches, shown},
+    timeline::{self, Entry, Timeline, brief},
+};
+
+/// Entries that a fault shows of the history of a document, and frames of a connection, before and after the place.
+const CONTEXT: usize = 12;
+
+/// What the checker has found.
+#[derive(Debug, Default)]
+pub(crate) struct Findings {
+    pub(crate) faults: Vec<String>,
+    /// Frames that were held against the model.
+    pub(crate) n_frames: usize,
+    pub(crate) n_entries: usize,
+    pub(crate) n_rejected: usize,
+    pub(crate) n_settled_by_looking: usize,
+}
+
+pub(crate) fn check(evidence: &Evidence) -> Findings {
+    let mut findings = Findings::default();
+    let timeline = timeline::of(evidence, &mut findings.faults);
+    findings.n_entries = timeline.entries.len();
+    findings.n_rejected = timeline.entries.iter().filter(|entry| entry.rejected.is_some()).count();
+    findings.n_settled_by_looking = timeline.n_settled_by_looking;
+    for listener in &evidence.listeners {
+        check_listener(evidence, &timeline, listener, &mut findings);
+    }
+    check_moments(evidence, &timeline, &mut findings.faults);
+    check_stored(evidence, &timeline, &mut findings.faults);
+    findings
+}
+
+/// What a device has to be told of an entry.
+#[derive(Debug, PartialEq)]
+struct Expected {
+    event: &'static str,
+    channels: Vec<String>,
+    entered: Vec<String>,
+    left: Vec<String>,
+    /// The document could not be read before, or cannot be any more.
+    silent: bool,
+}
+
+/// Every answer that a device may be given for an entry: several, where it had just subscribed. None: nothing.
+fn expected_of(evidence: &Evidence, listener: &Listener, entry: &Entry) -> Vec<Option<Expected>> {
+    if let Some(rejected) = &entry.rejected {
+        let is_told = rejected.device.as_ref() == Some(&listener.device);
+        return vec![is_told.then(|| Expected {
+            event: "change_rejected",
+            channels: Vec::new(),
+            entered: Vec::new(),
+            left: Vec::new(),
+            silent: false,
+        })];
+    }
+    let subscriptions = listener.subscriptions.iter().filter_map(|subscription| {
+        let (channel, since) = subscription.answered.as_ref()?;
+        Some((channel, &subscription.wanted, *since < entry.offset))
+    });
+    let concerned: Vec<_> = subscriptions.filter(|(_, wanted, _)| wanted.model == entry.key.0).collect();
+    let unsure: Vec<usize> = (0..concerned.len()).filter(|place| !concerned[*place].2).collect();
+    let mut all = Vec::new();
+    for choice in 0..1_u32 << unsure.len() {
+        let is_left_out =
+            |place: usize| unsure.iter().position(|other| *other == place).is_some_and(|bit| choice & (1 << bit) == 0);
+        let chosen = concerned.iter().enumerate().filter(|(place, _)| !is_left_out(*place));
+        all.push(told(evidence, listener.who, entry, chosen.map(|(_, (channel, wanted, _))| (*channel, *wanted))));
+    }
+    all
+}
+
+fn told<'a>(
+    evidence: &Evidence,
+    who: Who,
+    entry: &Entry,
+    subscriptions: impl Iterator<Item = (&'a String, &'a crate::evidence::Wanted)>,
+) -> Option<Expected> {
+    let (model, id) = (entry.key.0, entry.key.1.as_str());
+    let (before, after) = (entry.before.document(), entry.after.document());
+    let reads = |document: &Document| evidence.may_read(who, model, document);
+    let mut expected =
+        Expected { event: "", channels: Vec::new(), entered: Vec::new(), left: Vec::new(), silent: false };
+    for (channel, wanted) in subscriptions {
+        let shows = |document: &Document| reads(document) && evidence.is_wanted(wanted, model, id, document);
+        match (before, after) {
+            (None, Some(after)) if shows(after) => expected.channels.push(channel.clone()),
+            (Some(before), None) if shows(before) => expected.channels.push(channel.clone()),
+            (Some(before), Some(after)) => match (shows(before), shows(after)) {
+                (true, true) => expected.channels.push(channel.clone()),
+                (false, true) => {
+                    expected.silent |= !reads(before);
+                    expected.channels.push(channel.clone());
+                    expected.entered.push(channel.clone());
+                }
+                (true, false) => {
+                    expected.silent |= !reads(after);
+                    expected.left.push(channel.clone());
+                }
+                (false, false) => {}
+            },
+            _ => {}
+        }
+    }
+    expected.event = match (before, after) {
+        (None, _) => "model_created",
+        (_, None) => "model_deleted",
+        _ => "model_updated",
+    };
+    for channels in [&mut expected.channels, &mut expected.entered, &mut expected.left] {
+        channels.sort_unstable();
+    }
+    (!expected.channels.is_empty() || !expected.left.is_empty()).then_some(expected)
+}
+
+fn texts(value: &Value) -> Vec<String> {
+    let texts = value.as_array().into_iter().flatten().filter_map(Value::as_str);
+    texts.map(str::to_owned).collect()
+}
+
+/// What is wrong with a frame; none when it says what it should.
+fn misfit(frame: &Value, expected: &Expected, entry: &Entry) -> Option<String> {
+    let metadata = &frame["metadata"];
+    let differs = |what: &str, is: &dyn std::fmt::Debug, should: &dyn std::fmt::Debug| {
+        Some(format!("{what} is {is:?}, should be {should:?}"))
+    };
+    if frame["event"] != expected.event {
+        return differs("event", &frame["event"], &expected.event);
+    }
+    if metadata["id"] != json!(entry.key.1) || metadata["type"] != entry.key.0 {
+        return differs("document", metadata, &entry.key);
+    }
+    if let Some(rejected) = &entry.rejected {
+        return if frame["data"]["type"] == rejected.slug {
+            None
+        } else {
+            differs("problem", &frame["data"], &rejected.slug)
+        };
+    }
+    if metadata["version"] != json!(entry.version()) {
+        return differs("version", &metadata["version"], &entry.version());
+    }
+    for (name, should) in [("channels", &expected.channels), ("entered", &expected.entered), ("left", &expected.left)] {
+        let is = texts(&metadata[name]);
+        if is != *should {
+            return differs(name, &is, should);
+        }
+    }
+    let data = &frame["data"];
+    match (entry.before.document(), entry.after.document()) {
+        (None, Some(after)) if shown(data).as_ref() != Some(after) => differs("data", data, after),
+        (Some(before), None) if data["userId"].as_str() != before.owner.as_deref() => differs("owner", data, before),
+        (Some(before), Some(after)) => {
+            let patches = data.as_array().cloned().unwrap_or_default();
+            let patched = Document { version: after.version, ..after_patches(before, &patches) };
+            if expected.silent && !patches.is_empty() {
+                return differs("data", data, &"nothing, for the document cannot be read");
+            }
+            if !expected.silent && patched != *after {
+                return differs("the document after the patches", &patched, after);
+            }
+            let document = shown(&frame["document"]);
+            let should = (!expected.entered.is_empty()).then_some(after);
+            if document.as_ref() != should { differs("document", &document, &should) } else { None }
+        }
+        _ => None,
+    }
+}
+
+fn check_listener(evidence: &Evidence, timeline: &Timeline, listener: &Listener, findings: &mut Findings) {
+    let Findings { faults, n_frames, .. } = findings;
+    let device = &listener.device;
+    if let Some(silent) = listener.subscriptions.iter().find(|subscription| subscription.answered.is_none()) {
+        faults.push(format!("{device}: its subscription to {:?} was never answered", silent.wanted));
+    }
+    let mut has_heard_last = false;
+    for (number, connection) in listener.connections.iter().enumerate() {
+        let heard = &connection.heard;
+        let mut fault = |place: usize, what: String| {
+            faults.push(format!("{device}, connection {number}: {what}\n{}", story(listener, number, place)));
+        };
+        if connection.since.as_ref().is_some_and(|since| *since != connection.start) {
+            fault(0, format!("asked for {:?}, resumed from {}", connection.since, connection.start));
+        }
+        if let Some((acknowledged, surely)) = &connection.from_cursor {
+            let most = acknowledged.as_ref().unwrap_or(&evidence.base);
+            if connection.start > *most || surely.as_ref().is_some_and(|surely| connection.start < *surely) {
+                fault(
+                    0,
+                    format!("resumed from {}; acknowledged {acknowledged:?}, surely {surely:?}", connection.start),
+                );
+            }
+        }
+        let mut place = 0;
+        let reach = heard.last().map(|last| last.offset.clone()).unwrap_or_default();
+        let mut last_offset = connection.start.clone();
+        for (number, one) in heard.iter().enumerate() {
+            // Progress says of what came before that it was all.
+            let is_progress = one.is_progress();
+            if one.offset < last_offset || one.offset == last_offset && !is_progress {
+                fault(number, format!("out of order: {} after {last_offset}", one.offset));
+            }
+            last_offset.clone_from(&one.offset);
+        }
+        let within = |entry: &&Entry| entry.offset > connection.start && entry.offset <= reach;
+        for entry in timeline.entries.iter().filter(within) {
+            while let Some(alien) = heard.get(place).filter(|heard| heard.offset < entry.offset) {
+                if !alien.is_progress() {
+                    fault(place, format!("was told of {}, which is nothing to it", alien.offset));
+                }
+                place += 1;
+            }
+            let frame = heard.get(place).filter(|heard| heard.offset == entry.offset && !heard.is_progress());
+            let all = expected_of(evidence, listener, entry);
+            match frame.map(|heard| &heard.frame) {
+                None if all.contains(&None) => {}
+                None => fault(place, format!("was not told of {entry:?}: {all:?}\n{}", timeline.history(&entry.key))),
+                Some(frame) => {
+                    *n_frames += 1;
+                    place += 1;
+                    has_heard_last |= entry.offset == evidence.last;
+                    let misfits: Vec<_> = all
+                        .iter()
+                        .map(|expected| match expected {
+                            Some(expected) => misfit(frame, expected, entry),
+                            None => Some("it should not be told".to_owned()),
+                        })
+                        .collect();
+                    if !misfits.contains(&None) {
+                        let history = timeline.history(&entry.key);
+                        fault(place, format!("{misfits:?} in {frame}, which is about {entry:?}\n{history}"));
+                    }
+                }
+            }
+        }
+        for (place, alien) in heard.iter().enumerate().skip(place) {
+            if !alien.is_progress() {
+                fault(place, format!("was told of {}, which is nothing to it", alien.offset));
+            }
+        }
+    }
+    if !has_heard_last {
+        faults.push(format!("{device} has not heard the last change\n{}", story(listener, usize::MAX, 0)));
+    }
+}
+
+/// The connections of a device, and what one of them heard about a place.
+fn story(listener: &Listener, connection: usize, place: usize) -> String {
+    let mut lines = vec![format!("  subscriptions: {:?}", listener.subscriptions)];
+    for (number, one) in listener.connections.iter().enumerate() {
+        let (first, last) = (one.heard.first().map(|heard| &heard.offset), one.heard.last().map(|heard| &heard.offset));
+        lines.push(format!(
+            "  connection {number}: since {:?} cursor {:?}, from {}; heard {} ({first:?} to {last:?}); {}",
+            one.since,
+            one.from_cursor,
+            one.start,
+            one.heard.len(),
+            one.end
+        ));
+        if number == connection {
+            let from = place.saturating_sub(CONTEXT);
+            let around = one.heard.iter().enumerate().skip(from).take(2 * CONTEXT);
+            lines.extend(around.map(|(number, heard)| format!("    {number}: {}", brief(&heard.frame.to_string()))));
+        }
+    }
+    lines.join("\n")
+}
+
+/// What was refused at once, and what was read: true of a moment between what was accepted before and what was asked for since.
+fn check_moments(evidence: &Evidence, timeline: &Timeline, faults: &mut Vec<String>) {
+    let moments = Moments::of(evidence, timeline);
+    for write in &evidence.writes {
+        let Said::Refused { slug } = &write.said else { continue };
+        let states =
+            timeline.states(&write.key, moments.accepted_before(write.began), moments.asked_before(write.ended));
+        let decide = |state: &State| evidence.decide(write.who, write.key.0, &write.op, state);
+        if !states.iter().any(|state| matches!(decide(state), Verdict::Refused(other) if other == slug)) {
+            faults.push(format!(
+                "refused with {slug}, which is true of none of {states:?}: {write:?}\n{}",
+                timeline.history(&write.key)
+            ));
+        }
+    }
+    let offsets: HashMap<&str, &String> = evidence
+        .writes
+        .iter()
+        .filter_map(|write| match &write.said {
+            Said::Accepted { change } => Some((change.as_str(), write.fate.offset()?)),
+            _ => None,
+        })
+        .collect();
+    for read in &evidence.reads {
+        let Some(after) = offsets.get(read.after.as_str()) else { continue };
+        let states = timeline.states(&read.key, (*after).clone(), moments.asked_before(read.ended));
+        let readable =
+            |state: &&State| state.document().is_some_and(|document| evidence.may_read(read.who, read.key.0, document));
+        let is_true = match &read.found {
+            None => !states.iter().all(|state| readable(&state)),
+            Some(found) => {
+                let found = shown(found);
+                states.iter().filter(readable).any(|state| state.document() == found.as_ref())
+            }
+        };
+        if !is_true {
+            faults.push(format!("read what is true of none of {states:?}: {read:?}\n{}", timeline.history(&read.key)));
+        }
+    }
+}
+
+/// Up to which offset the log went at a time: at least, and at most.
+struct Moments {
+    accepted: Vec<(std::time::Instant, String)>,
+    asked: Vec<(std::time::Instant, String)>,
+}
+
+impl Moments {
+    fn of(evidence: &Evidence, timeline: &Timeline) -> Self {
+        let offset_of = |place: usize| timeline.offsets.get(&place).cloned();
+        let writes = || evidence.writes.iter().enumerate();
+        let accepted = writes().filter(|(_, write)| matches!(write.said, Said::Accepted { .. }));
+        let mut moments = Self {
+            accepted: accepted.filter_map(|(place, write)| Some((write.ended, offset_of(place)?))).collect(),
+            asked: writes().filter_map(|(place, write)| Some((write.began, offset_of(place)?))).collect(),
+        };
+        for times in [&mut moments.accepted, &mut moments.asked] {
+            times.sort_by_key(|(time, _)| *time);
+            let mut most = evidence.base.clone();
+            for (_, offset) in times.iter_mut() {
+                most = most.max(offset.clone());
+                offset.clone_from(&most);
+            }
+        }
+        moments
+    }
+
+    fn accepted_before(&self, time: std::time::Instant) -> String {
+        Self::before(&self.accepted, time)
+    }
+
+    fn asked_before(&self, time: std::time::Instant) -> String {
+        Self::before(&self.asked, time)
+    }
+
+    fn before(times: &[(std::time::Instant, String)], time: std::time::Instant) -> String {
+        let n_before = times.partition_point(|(other, _)| *other < time);
+        n_before.checked_sub(1).map(|last| times[last].1.clone()).unwrap_or_default()
+    }
+}
+
+fn check_stored(evidence: &Evidence, timeline: &Timeline, faults: &mut Vec<String>) {
+    let mut n_live: BTreeMap<&str, u64> = BTreeMap::new();
+    let mut keys: HashSet<&Key> = timeline.states.keys().collect();
+    keys.extend(evidence.stored.keys());
+    for key in keys {
+        let state = timeline.last_state(key);
+        *n_live.entry(key.0).or_default() += u64::from(state.document().is_some());
+        let stored = evidence.stored.get(key).and_then(shown);
+        if state.document() != stored.as_ref() {
+            let history = timeline.history(key);
+            faults.push(format!("{key:?} is stored as {stored:?}, should be {state:?}\n{history}"));
+        }
+    }
+    for (model, counted) in &evidence.counted {
+        let should = n_live.get(model).copied().unwrap_or(0);
+        if *counted != should {
+            faults.push(format!("{counted} documents of {model} are counted, should be {should}"));
+        }
+    }
+    for write in &evidence.writes {
+        match (&write.said, &write.fate) {
+            (Said::Accepted { .. }, Fate::Absent) => faults.push(format!("accepted, and lost: {write:?}")),
+            (_, Fate::Pending) => faults.push(format!("accepted, and never decided: {write:?}")),
+            _ => {}
+        }
+    }
+}

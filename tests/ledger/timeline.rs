@@ -1,0 +1,251 @@
+//! The one order of an application, put together from the ledger, and what the model makes of it.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    ops::Bound,
+};
+
+use serde_json::Value;
+
+use crate::{
+    evidence::{Evidence, Fate, Heard, Key, Offset, Op, Said},
+    model::{Document, State, Verdict, after_patches, shown},
+};
+
+/// One position of the log.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) offset: Offset,
+    pub(crate) key: Key,
+    pub(crate) before: State,
+    pub(crate) after: State,
+    pub(crate) rejected: Option<Rejected>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Rejected {
+    pub(crate) device: Option<String>,
+    pub(crate) slug: String,
+}
+
+impl Entry {
+    /// The version that the change leads to.
+    pub(crate) fn version(&self) -> u64 {
+        match &self.after {
+            State::Absent => 0,
+            State::Deleted { version } => *version,
+            State::Live(document) => document.version,
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Timeline {
+    /// What anybody may have to be told of.
+    pub(crate) entries: Vec<Entry>,
+    /// Every state of each document, by the offset that led to it.
+    pub(crate) states: HashMap<Key, BTreeMap<Offset, State>>,
+    /// The offset of each write that took effect or was rejected.
+    pub(crate) offsets: HashMap<usize, Offset>,
+    pub(crate) n_settled_by_looking: usize,
+    lines: HashMap<Key, Vec<String>>,
+}
+
+impl Timeline {
+    pub(crate) fn last_state(&self, key: &Key) -> State {
+        let last = self.states.get(key).and_then(|states| states.last_key_value());
+        last.map(|(_, state)| state.clone()).unwrap_or_default()
+    }
+
+    /// The states that a document had from one offset to another.
+    pub(crate) fn states(&self, key: &Key, from: Offset, upto: Offset) -> Vec<State> {
+        let none = BTreeMap::new();
+        let states = self.states.get(key).unwrap_or(&none);
+        let first = states.range(..=from.clone()).next_back().map(|(_, state)| state.clone()).unwrap_or_default();
+        let mut all = vec![first];
+        if upto > from {
+            let later = states.range((Bound::Excluded(from), Bound::Included(upto)));
+            all.extend(later.map(|(_, state)| state.clone()));
+        }
+        all
+    }
+
+    /// What happened to a document, for the reader of a fault.
+    pub(crate) fn history(&self, key: &Key) -> String {
+        let lines = self.lines.get(key).map(Vec::as_slice).unwrap_or_default();
+        let shown: Vec<&str> = lines.iter().rev().take(60).rev().map(String::as_str).collect();
+        format!("  history of {key:?}, {} entries:\n    {}", lines.len(), shown.join("\n    "))
+    }
+}
+
+/// For the reader of a fault, who needs no filling.
+pub(crate) fn brief(thing: &impl std::fmt::Debug) -> String {
+    format!("{thing:?}").replace("xxxxxxxxxx", "")
+}
+
+/// Epoch and position.
+fn parts(offset: &str) -> Option<(u64, u64)> {
+    let (epoch, position) = offset.split_once('-')?;
+    Some((u64::from_str_radix(epoch, 16).ok()?, u64::from_str_radix(position, 16).ok()?))
+}
+
+pub(crate) fn of(evidence: &Evidence, faults: &mut Vec<String>) -> Timeline {
+    let mut timeline = Timeline::default();
+    let mut known: BTreeMap<&Offset, usize> = BTreeMap::new();
+    for (place, write) in evidence.writes.iter().enumerate() {
+        if let Some(offset) = write.fate.offset()
+            && let Some(other) = known.insert(offset, place)
+        {
+            faults.push(format!("two changes at {offset}: {write:?} and {:?}", evidence.writes[other]));
+        }
+    }
+    // What anybody heard at an offset, and which device it was.
+    let mut heard: HashMap<&Offset, (&str, &Heard)> = HashMap::new();
+    for listener in &evidence.listeners {
+        for one in listener.connections.iter().flat_map(|connection| &connection.heard) {
+            if !one.is_progress() {
+                heard.entry(&one.offset).or_insert((&listener.device, one));
+            }
+        }
+    }
+    let (Some((epoch, base)), Some((last_epoch, last))) = (parts(&evidence.base), parts(&evidence.last)) else {
+        faults.push(format!("no offsets: {} {}", evidence.base, evidence.last));
+        return timeline;
+    };
+    if epoch != last_epoch {
+        faults.push(format!("the epoch went from {epoch} to {last_epoch}"));
+    }
+    let mut unsettled: Vec<usize> = (0..evidence.writes.len())
+        .filter(|place| {
+            let write = &evidence.writes[*place];
+            matches!(write.said, Said::Unknown { .. }) && write.fate == Fate::Unasked
+        })
+        .collect();
+    for position in base + 1..=last {
+        let offset = format!("{epoch:08x}-{position:016x}");
+        match known.get(&offset) {
+            Some(place) => take_known(evidence, &mut timeline, *place, offset, faults),
+            None => {
+                let told = heard.get(&offset).map(|(device, heard)| (*device, &*heard.frame));
+                take_unknown(evidence, &mut timeline, &mut unsettled, told, offset, faults);
+            }
+        }
+    }
+    timeline
+}
+
+fn take_known(evidence: &Evidence, timeline: &mut Timeline, place: usize, offset: Offset, faults: &mut Vec<String>) {
+    let write = &evidence.writes[place];
+    let before = timeline.last_state(&write.key);
+    let verdict = evidence.decide(write.who, write.key.0, &write.op, &before);
+    let agrees = match (&verdict, &write.fate) {
+        (Verdict::Refused(slug), Fate::Rejected { slug: other, .. }) => slug == other,
+        (Verdict::Refused(_), _) | (_, Fate::Rejected { .. }) => false,
+        _ => true,
+    };
+    if !agrees {
+        faults.push(format!(
+            "{offset}: should be {verdict:?} on {before:?}, is {:?}: {write:?}\n{}",
+            write.fate,
+            timeline.history(&write.key)
+        ));
+    }
+    settle(evidence, timeline, place, write.key.clone(), offset, verdict);
+}
+
+/// Finds the write that an entry comes from which no known change explains.
+fn take_unknown(
+    evidence: &Evidence,
+    timeline: &mut Timeline,
+    unsettled: &mut Vec<usize>,
+    told: Option<(&str, &Value)>,
+    offset: Offset,
+    faults: &mut Vec<String>,
+) {
+    let mut found = None;
+    for (nth, place) in unsettled.iter().enumerate() {
+        let write = &evidence.writes[*place];
+        let key = match &told {
+            Some((_, frame)) if frame["metadata"]["type"] == write.key.0 => {
+                let id = frame["metadata"]["id"].as_str().unwrap_or_default().to_owned();
+                if !write.key.1.is_empty() && write.key.1 != id {
+                    continue;
+                }
+                (write.key.0, id)
+            }
+            Some(_) => continue,
+            None => write.key.clone(),
+        };
+        let before = timeline.last_state(&key);
+        let verdict = evidence.decide(write.who, key.0, &write.op, &before);
+        let fits = match (&told, &verdict) {
+            (None, Verdict::Unchanged | Verdict::Refused(_)) => true,
+            (Some((device, frame)), Verdict::Refused(slug)) => {
+                frame["event"] == "change_rejected"
+                    && frame["data"]["type"] == *slug
+                    && write.device.as_deref() == Some(*device)
+            }
+            (Some((_, frame)), Verdict::Changed(after)) => leads_to(frame, &before, after, &write.op),
+            _ => false,
+        };
+        if fits {
+            found = Some((nth, key, verdict));
+            break;
+        }
+    }
+    match found {
+        Some((nth, key, verdict)) => {
+            let place = unsettled.remove(nth);
+            timeline.n_settled_by_looking += 1;
+            settle(evidence, timeline, place, key, offset, verdict);
+        }
+        None => {
+            let history = told.as_ref().map(|(_, frame)| {
+                let models = [crate::model::TASK, crate::model::NOTE, crate::model::END];
+                let model = models.into_iter().find(|model| frame["metadata"]["type"] == **model);
+                let id = frame["metadata"]["id"].as_str().unwrap_or_default().to_owned();
+                model.map(|model| timeline.history(&(model, id))).unwrap_or_default()
+            });
+            let told = told
+                .map_or_else(|| "nobody was told".to_owned(), |(device, frame)| format!("{device} was told {frame}"));
+            faults.push(format!(
+                "{offset}: a change that no write explains, or one that was made twice; {told}\n{}",
+                history.unwrap_or_default()
+            ));
+        }
+    }
+}
+
+/// Whether a frame tells of the change that an operation makes.
+fn leads_to(frame: &Value, before: &State, after: &State, op: &Op) -> bool {
+    match (frame["event"].as_str().unwrap_or_default(), op, before.document(), after.document()) {
+        ("model_created", Op::Create { .. }, None, Some(after)) => shown(&frame["data"]).as_ref() == Some(after),
+        ("model_deleted", Op::Delete { .. }, Some(_), None) => true,
+        ("model_updated", Op::Patch { .. }, Some(before), Some(after)) => {
+            let patches = frame["data"].as_array().cloned().unwrap_or_default();
+            Document { version: after.version, ..after_patches(before, &patches) } == *after
+                || shown(&frame["document"]).as_ref() == Some(after)
+        }
+        _ => false,
+    }
+}
+
+fn settle(evidence: &Evidence, timeline: &mut Timeline, place: usize, key: Key, offset: Offset, verdict: Verdict) {
+    let write = &evidence.writes[place];
+    let before = timeline.last_state(&key);
+    let op = brief(&write.op);
+    let line = format!("{offset} {:?} {:?} {op} -> {}", write.who, write.said, brief(&verdict));
+    timeline.lines.entry(key.clone()).or_default().push(line);
+    timeline.offsets.insert(place, offset.clone());
+    match verdict {
+        Verdict::Unchanged => {}
+        Verdict::Refused(slug) => {
+            let rejected = Some(Rejected { device: write.device.clone(), slug: slug.to_owned() });
+            timeline.entries.push(Entry { offset, key, before: before.clone(), after: before, rejected });
+        }
+        Verdict::Changed(after) => {
+            timeline.states.entry(key.clone()).or_default().insert(offset.clone(), after.clone());
+            timeline.entries.push(Entry { offset, key, before, after, rejected: None });
+        }
+    }
+}
