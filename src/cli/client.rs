@@ -239,14 +239,14 @@ fn claims(token: &str) -> Option<Value> {
     jsonwebtoken::dangerous::insecure_decode_claims(token).ok()
 }
 
-/// An argument that may be `@file` or `-` (stdin).
+/// An argument that may be `@file` or `-` (stdin): then the end of the last line is not part of it.
 pub(super) fn text_argument(argument: &str) -> Result<String, Exit> {
-    match argument.strip_prefix('@') {
-        Some(file) => text_of_file(Path::new(file)),
-        None if argument == "-" => text_of_file(Path::new("-")),
-        None => Ok(argument.to_owned()),
-    }
-    .map(|text| text.trim().to_owned())
+    let file = match argument.strip_prefix('@') {
+        Some(file) => file,
+        None if argument == "-" => argument,
+        None => return Ok(argument.to_owned()),
+    };
+    Ok(text_of_file(Path::new(file))?.trim_end_matches(['\n', '\r']).to_owned())
 }
 
 /// The text of a file, or of stdin where it is `-`.
@@ -340,5 +340,8 @@ mod tests {
         let Err(Exit::Usage(why)) = json_argument("the filter", "{a}") else { panic!("it is not JSON") };
         assert!(why.starts_with("the filter is not JSON: "), "{why}");
         assert!(matches!(text_argument("@/nowhere/at all"), Err(Exit::Usage(_))));
+        std::fs::write(&file, " a secret \r\n").expect("written");
+        assert_eq!(text_argument(&named), Ok(" a secret ".to_owned()), "what a password begins and ends with counts");
+        assert_eq!(text_argument(" a secret "), Ok(" a secret ".to_owned()));
     }
 }

@@ -17,7 +17,7 @@ const UNIVERSAL: [&str; 2] = ["id", "version"];
 pub(super) struct Get {
     /// The model, e.g. task.
     model: String,
-    /// The document\'s id.
+    /// The document's id.
     id: String,
     #[command(flatten)]
     target: Target,
@@ -61,7 +61,7 @@ pub(super) struct Create {
 pub(super) struct Patch {
     /// The model, e.g. task.
     model: String,
-    /// The document\'s id.
+    /// The document's id.
     id: String,
     /// Nexxus patches, a JSON Patch (an array), or a JSON Merge Patch (an object): JSON, @FILE, or - for stdin.
     #[arg(value_name = "JSON")]
@@ -75,7 +75,7 @@ pub(super) struct Patch {
 pub(super) struct Delete {
     /// The model, e.g. task.
     model: String,
-    /// The document\'s id.
+    /// The document's id.
     id: String,
     #[command(flatten)]
     target: Target,

@@ -125,13 +125,22 @@ fn flat(list: &Value) -> Value {
 async fn settle(client: &Client, queue: &str, how: &str, which: Which) -> Result<(), Exit> {
     let body = if which.all { json!({ "all": true }) } else { json!({ "ids": which.ids }) };
     let answer = client.post(&["admin", "queues", queue, "dead", how], &body).await?;
-    client::print(client, &answer, || say(&settled(&answer, how, queue)))
+    client::print(client, &answer, || say(&settled(&answer, how, queue)))?;
+    let n_missing = (which.ids.len() as u64).saturating_sub(count(&answer).unwrap_or_default());
+    match n_missing {
+        0 => Ok(()),
+        1 => Err(Exit::Failed(format!("1 of them is no dead message of {}", plain(queue)))),
+        n_missing => Err(Exit::Failed(format!("{n_missing} of them are no dead messages of {}", plain(queue)))),
+    }
+}
+
+fn count(answer: &Value) -> Option<u64> {
+    ["retried", "dropped"].iter().find_map(|name| answer[*name].as_u64())
 }
 
 fn settled(answer: &Value, how: &str, queue: &str) -> String {
     let done = if how == "retry" { "put back" } else { "dropped" };
-    let count = ["retried", "dropped"].iter().find_map(|name| answer[*name].as_u64());
-    match count {
+    match count(answer) {
         Some(1) => format!("1 message of {} {done}", plain(queue)),
         Some(count) => format!("{count} messages of {} {done}", plain(queue)),
         None => format!("messages of {} {done}", plain(queue)),

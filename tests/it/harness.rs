@@ -77,6 +77,11 @@ impl Server {
         (self.child, self.url, self.admin_token) = launch(&self.dir, &self.environment).await;
     }
 
+    /// Its data directory.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// Calls a route as the admin.
     pub(crate) async fn admin(&self, method: Method, path: &str, body: Value) -> Answer {
         let request = self.client.request(method, format!("{}{path}", self.url)).bearer_auth(&self.admin_token);
@@ -92,7 +97,13 @@ impl Server {
     pub(crate) async fn app_as(&self, definition: Value) -> App {
         let id = definition["id"].as_str().expect("an id").to_owned();
         self.admin(Method::POST, "/application", definition).await.expect(StatusCode::CREATED);
-        App { id, url: self.url.clone(), admin_token: self.admin_token.clone(), client: self.client.clone() }
+        self.known_app(&id)
+    }
+
+    /// An application that was made in another way.
+    pub(crate) fn known_app(&self, id: &str) -> App {
+        let (url, admin_token) = (self.url.clone(), self.admin_token.clone());
+        App { id: id.to_owned(), url, admin_token, client: self.client.clone() }
     }
 
     /// The same application after a restart.

@@ -5,6 +5,7 @@ mod harness;
 
 mod applications;
 mod bad_input;
+mod command_line;
 mod devices;
 mod first_minute;
 mod queries;
