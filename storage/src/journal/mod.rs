@@ -45,6 +45,7 @@ pub mod files;
 mod format;
 mod fsyncs;
 mod keeper;
+mod pins;
 mod reader;
 mod recovery;
 mod segments;
@@ -54,10 +55,12 @@ mod survey;
 mod waiters;
 
 pub use fsyncs::{FSYNC_BOUNDS, FsyncStatistics};
+pub use pins::Pin;
 
 use self::{
     committer::Committer,
     files::{Disk, Files},
+    pins::Pins,
     segments::Segments,
 };
 
@@ -137,6 +140,13 @@ pub struct Segment {
     pub indexed: bool,
     /// When its newest record was written, as far as is known (for retention by age).
     pub newest: Timestamp,
+}
+
+/// The first bytes of a segment: as a file of this name in a journal's directory they are a segment.
+pub struct SegmentCopy {
+    pub name: String,
+    pub bytes: u64,
+    pub file: Arc<dyn files::File>,
 }
 
 /// The journal of one data directory. Cheap to clone; closed when the last clone is gone.
@@ -229,7 +239,31 @@ impl Journal {
         self.opened.segments.index(first)
     }
 
-    /// Gives back sealed segments that end below the sequence, but never the last segment; gives how many. Blocking.
+    /// Keeps every record from a sequence on from being given back, until the pin is dropped. `Gone` when it is no longer held.
+    pub fn pin(&self, from: u64) -> Result<Pin> {
+        let segments = &self.opened.segments;
+        let pin = Pins::pin(segments, from);
+        match segments.list().first() {
+            Some(oldest) if oldest.first > from => {
+                let message = format!("record {from}: the oldest one held is {}", oldest.first);
+                Err(crate::Error::new(crate::ErrorKind::Gone, "pin journal", message))
+            }
+            _ => Ok(pin),
+        }
+    }
+
+    /// The lowest sequence that is pinned; `u64::MAX` for none.
+    pub fn pinned(&self) -> u64 {
+        self.opened.segments.pins.lowest()
+    }
+
+    /// The segments from the one that begins with this sequence on, up to a durable record, for copying while the journal goes on:
+    /// they have to be pinned until they are copied. Blocking.
+    pub fn copies(&self, first: u64, upto: u64) -> Result<Vec<SegmentCopy>> {
+        self.opened.segments.copies(first, upto)
+    }
+
+    /// Gives back sealed segments that end below the sequence and are not pinned, but never the last segment; gives how many. Blocking.
     pub fn release(&self, below: u64) -> Result<usize> {
         self.opened.segments.release(below)
     }

@@ -15,6 +15,7 @@ use super::{
     failure::Failure,
     files::{File, Files, is_full, read_whole},
     format::{self, BadHead, HEAD_BYTES, HEAD_USED_BYTES, Head},
+    pins::Pins,
     reader::Reader,
     segments::{Active, Held, Segments, corrupt, segment_path, sidecar_path},
     sidecar,
@@ -60,6 +61,7 @@ pub(super) fn open(files: Arc<dyn Files>, options: Options) -> Result<(Arc<Segme
         failure: Arc::new(Failure::default()),
         open_files: Mutex::default(),
         housekeeping: Mutex::default(),
+        pins: Pins::default(),
         _lock: lock,
     });
     index_all(&segments)?;

@@ -11,10 +11,11 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::{
-    Indexer, Place, Record, Segment,
+    Indexer, Place, Record, Segment, SegmentCopy,
     failure::Failure,
     files::{File, Files},
     format::{self, HEAD_BYTES, Head, Look},
+    pins::Pins,
     reader::Reader,
     sidecar::{self, Sealed},
     spares::{MOST_SPARES, Spare, Spares},
@@ -40,6 +41,7 @@ pub(super) struct Segments {
     pub(super) open_files: Mutex<Vec<(u64, Arc<dyn File>)>>,
     /// Held while sidecars are written and segments given back, so that no sidecar outlives its segment.
     pub(super) housekeeping: Mutex<()>,
+    pub(super) pins: Pins,
     pub(super) _lock: Box<dyn Send + Sync>,
 }
 
@@ -197,6 +199,27 @@ impl Segments {
         open.push((first, file.clone()));
     }
 
+    /// The files of the segments from this one on, and where in them the record of the last sequence ends.
+    pub(super) fn copies(&self, first: u64, upto: u64) -> Result<Vec<SegmentCopy>> {
+        let held: Vec<(u64, Held)> =
+            self.held.lock().range(first..=upto).map(|(first, held)| (*first, *held)).collect();
+        held.into_iter()
+            .map(|(first, held)| {
+                let path = segment_path(&self.dir, first);
+                let file =
+                    self.file(first).map_err(|error| Error::io("copy journal", path.display().to_string(), error))?;
+                let mut bytes = held.length;
+                if held.last > upto {
+                    let mut reader = Reader::new(&*file, Head { first, salt: held.salt }, held.length);
+                    while reader.last() < upto && reader.next()?.is_some() {}
+                    bytes = reader.offset();
+                }
+                let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                Ok(SegmentCopy { name, bytes: u64::from(bytes), file })
+            })
+            .collect()
+    }
+
     /// Visits the durable records from a sequence on. Where the segment of the place is still held, the reading begins there: it is
     /// that of the record before.
     pub(super) fn replay(
@@ -323,8 +346,8 @@ impl Segments {
         Ok(())
     }
 
-    /// Gives back complete segments that end below a sequence, oldest first, but never the last one: it says how far the journal
-    /// has come.
+    /// Gives back complete segments that end below a sequence and below every pin, oldest first, but never the last one: it says how
+    /// far the journal has come.
     pub(super) fn release(&self, below: u64) -> Result<usize> {
         let mut n_released = 0;
         while self.release_oldest(below)? {
@@ -340,7 +363,7 @@ impl Segments {
             let Some((first, oldest)) = held.first_key_value().map(|(first, held)| (*first, *held)) else {
                 return Ok(false);
             };
-            if !oldest.sealed || oldest.last >= below || held.len() < 2 {
+            if !oldest.sealed || oldest.last >= below.min(self.pins.lowest()) || held.len() < 2 {
                 return Ok(false);
             }
             held.remove(&first);

@@ -153,6 +153,40 @@ async fn every_sealed_segment_has_an_index_of_its_records() {
 }
 
 #[tokio::test]
+async fn what_is_pinned_is_not_given_back_and_can_be_copied_up_to_a_record() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let journal = open(dir.path());
+    fill(&journal, 1..=700).await;
+    let segments = journal.segments();
+    let (second, third) = (segments[1].clone(), segments[2].clone());
+    let pin = journal.pin(second.first + 1).expect("pinned");
+    let _later = journal.pin(third.first).expect("pinned");
+    assert_eq!(journal.pinned(), second.first + 1);
+    while !journal.segments().iter().take(3).all(|segment| segment.sealed && segment.indexed) {
+        std::thread::yield_now();
+    }
+    assert_eq!(journal.release(third.last + 1).expect("releases"), 1, "what is pinned stays");
+    assert_eq!(journal.pin(segments[0].first).err().expect("it is gone").kind, ErrorKind::Gone);
+
+    let upto = third.first + 3;
+    let copies = journal.copies(second.first, upto).expect("copies");
+    fill(&journal, 701..=710).await;
+    let copied = tempfile::tempdir().expect("a directory");
+    fs::create_dir(copied.path().join("journal")).expect("a directory");
+    for copy in copies {
+        let mut bytes = vec![0; copy.bytes as usize];
+        assert_eq!(copy.file.read_at(&mut bytes, 0).expect("read"), bytes.len());
+        fs::write(copied.path().join("journal").join(copy.name), bytes).expect("written");
+    }
+    let copy = open(copied.path());
+    assert_eq!(all(&copy, 1), expected(second.first..=upto));
+    assert_eq!(copy.head(), upto);
+
+    drop(pin);
+    assert_eq!(journal.release(third.last + 1).expect("releases"), 1, "the other pin holds the third");
+}
+
+#[tokio::test]
 async fn released_segments_are_gone_whole_and_their_files_show_no_old_records() {
     let dir = tempfile::tempdir().expect("a directory");
     let journal = open(dir.path());
