@@ -1,7 +1,7 @@
 //! The embedded engine: one journal, and the four adapters that stand on it, opened, kept in bounds and closed in order.
 //!
-//! What is where in the data directory: `journal/` (see [`crate::journal`]), `registry/`, `documents/`, and `format`, the number of this
-//! layout.
+//! What is where in the data directory: `journal/` (see [`crate::journal`]), `registry/`, `documents/`, `format`, the number of this
+//! layout, and after a restore `epoch`, the least epoch of a log that begins.
 
 use std::{path::Path, sync::Arc};
 
@@ -46,6 +46,13 @@ struct Inner {
     documents: Arc<TantivyDocuments>,
     duties: Arc<Duties>,
     upkeep: Upkeep,
+    backing_up: Arc<tokio::sync::Mutex<()>>,
+}
+
+/// Makes a directory one that can be opened, and whose logs all begin with at least this epoch.
+pub(crate) fn prepare_dir(dir: &Path, least_epoch: u32) -> Result<()> {
+    layout::check(dir)?;
+    layout::set_least_epoch(dir, least_epoch)
 }
 
 impl Engine {
@@ -63,7 +70,7 @@ impl Engine {
         };
         let documents = Arc::new(TantivyDocuments::open(options, journal.clone())?);
         // Only now: what the log holds counts as applied when it is opened.
-        let change_log = EmbeddedChangeLog::open(journal.clone())?;
+        let change_log = EmbeddedChangeLog::open_after(journal.clone(), layout::least_epoch(dir)?)?;
         let queues = EmbeddedQueues::open(journal.clone(), Limits::default())?;
         queues.admit_by({
             let documents = documents.clone();
@@ -77,13 +84,18 @@ impl Engine {
             queues,
             history: History { age: settings.history_age, bytes: settings.history_bytes },
             settled: vec![
+                Box::new({
+                    let journal = journal.clone();
+                    // Only what is below the pins may go; `settled` is the last that may.
+                    move || journal.pinned().saturating_sub(1)
+                }),
                 Box::new(move || needed_by_registry.flushed()),
                 Box::new(move || needed_by_documents.committed()),
             ],
             releasing: Box::new(move |below| told.forget_deletes_below(below)),
         });
         let upkeep = Upkeep::start(duties.clone())?;
-        Ok(Self { inner: Arc::new(Inner { journal, registry, documents, duties, upkeep }) })
+        Ok(Self { inner: Arc::new(Inner { journal, registry, documents, duties, upkeep, backing_up: Arc::default() }) })
     }
 
     pub fn queues(&self) -> EmbeddedQueues {
@@ -100,6 +112,27 @@ impl Engine {
 
     pub fn documents(&self) -> Arc<TantivyDocuments> {
         self.inner.documents.clone()
+    }
+
+    pub(crate) fn journal(&self) -> &Journal {
+        &self.inner.journal
+    }
+
+    /// Up to here neither the registry nor the documents need the journal.
+    pub(crate) fn settled(&self) -> u64 {
+        self.inner.registry.flushed().min(self.inner.documents.committed())
+    }
+
+    /// Carries to the end of the journal what stands below a sequence and has to outlive it; gives the sequence that has to be durable
+    /// then. Blocking.
+    pub(crate) fn carry(&self, below: u64) -> Result<Option<u64>> {
+        let duties = &self.inner.duties;
+        Ok(duties.queues.carry(below)?.max(duties.change_log.carry(below)?))
+    }
+
+    /// Held while a backup is taken.
+    pub(crate) fn backing_up(&self) -> Arc<tokio::sync::Mutex<()>> {
+        self.inner.backing_up.clone()
     }
 
     /// Waits until a part has failed for good: the process has to stop with this error.

@@ -6,6 +6,7 @@
 //! Read in this order: [`model`] (the vocabulary, no I/O), the four traits, [`journal`] (the file under the embedded
 //! engine), then the adapters.
 
+pub mod backup;
 pub mod changelog;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;

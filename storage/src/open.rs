@@ -3,8 +3,13 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use serde_json::Value;
+use tokio::sync::{RwLock, RwLockReadGuard};
 
-use crate::{ChangeLog, Documents, Error, ErrorKind, Queues, Registry, Result, embedded};
+use crate::{
+    ChangeLog, Documents, Error, ErrorKind, Queues, Registry, Result,
+    backup::{About, Snapshot},
+    embedded,
+};
 
 /// Which adapter stands behind each seam, and what the embedded ones need to know. Made by the configuration.
 #[derive(Debug, Clone)]
@@ -40,6 +45,8 @@ pub struct Backends {
     pub registry: Arc<dyn Registry>,
     pub documents: Arc<dyn Documents>,
     engine: embedded::Engine,
+    /// Held for reading by writers between logging and applying; for writing while nothing is in between.
+    still: Arc<RwLock<()>>,
 }
 
 /// Opens every backend. `Invalid` for an adapter that does not exist, `Unsupported` for one that this build lacks.
@@ -55,6 +62,7 @@ pub async fn open(settings: Settings) -> Result<Backends> {
         registry: engine.registry(),
         documents: engine.documents(),
         engine,
+        still: Arc::default(),
     })
 }
 
@@ -92,6 +100,17 @@ impl Backends {
     /// Waits until a backend has failed for good (a failed fsync): the process has to stop with this error.
     pub async fn failed(&self) -> Error {
         self.engine.failed().await
+    }
+
+    /// Held by a writer from before it logs until what it logged is applied, to the documents and to the registry: a backup is of a
+    /// moment in which nobody holds it. Not to be held while waiting for anything else.
+    pub async fn applying(&self) -> RwLockReadGuard<'_, ()> {
+        self.still.read().await
+    }
+
+    /// A consistent copy of everything, for a backup. `Unavailable` while another one is taken.
+    pub async fn snapshot(&self, about: About) -> Result<Snapshot> {
+        self.engine.snapshot(&self.still, about).await
     }
 
     /// Flushes and closes everything, in order. To be called once, when nothing uses the backends any more.

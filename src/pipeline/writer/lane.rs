@@ -109,11 +109,14 @@ impl Lane {
         let unfinished = self.read_since(marks, marks.applied.min(marks.told)).await?;
         let n_applied = unfinished.partition_point(|logged| logged.entry.offset <= marks.applied);
         let (applied, logged) = unfinished.split_at(n_applied);
+        let domain = self.domain.clone();
+        let applying = domain.backends.applying().await;
         // An engine that has its documents from the log counts an entry as applied when it is in them. The registry may lack it.
         self.apply_to_registry(applied).await?;
         for entry in logged {
             self.apply(std::slice::from_ref(entry)).await?;
         }
+        drop(applying);
         let untold = unfinished.into_iter().filter(|logged| logged.entry.offset > marks.told);
         self.done.extend(untold.map(|logged| logged.entry));
         self.domain.catalog.refresh().await?;
@@ -129,13 +132,16 @@ impl Lane {
         Ok(())
     }
 
-    /// When an epoch after the first one began; none also where that is too long ago for the log to know.
+    /// When an epoch after the first one began, if it is because the application was made again (a restore begins one, too, and what
+    /// waited before it is of the same life); none also where that is too long ago for the log to know.
     async fn began(&self, marks: Marks) -> Result<Option<Timestamp>> {
         if marks.head.epoch < 2 || marks.head.position == 0 || marks.trimmed.position > 0 {
             return Ok(None);
         }
         let page = self.domain.backends.change_log.read_logged(&self.app, before_first(marks.head), 1).await?;
-        Ok(page.entries.first().map(|first| first.entry.time))
+        let first =
+            page.entries.first().filter(|first| matches!(first.entry.event, Event::Defined { before: None, .. }));
+        Ok(first.map(|first| first.entry.time))
     }
 
     /// A command that was published in a former life of the application: its decision went with the log of that time, so it
@@ -244,6 +250,8 @@ impl Lane {
         let (Some(tail), Some(last)) = (self.tail, self.decided.last()) else { return Ok(()) };
         let head = last.offset;
         let decided = std::mem::take(&mut self.decided);
+        let domain = self.domain.clone();
+        let _applying = domain.backends.applying().await;
         let logged = self.domain.backends.change_log.append(&self.app, tail, decided).await?;
         self.tail = Some(head);
         self.apply(&logged).await?;

@@ -10,7 +10,7 @@ use crate::{
 pub mod embedded;
 
 /// Where the log of an application stands. An application without a log has all marks at the default (epoch 0): appending
-/// after that begins epoch 1.
+/// after that begins epoch 1. After a restore it has them at position 0 of an epoch that nobody knows offsets of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Marks {
     /// The last entry.

@@ -10,6 +10,7 @@ use std::{
 use crate::{Error, ErrorKind, Result};
 
 const FORMAT: u32 = 1;
+const LEAST_EPOCH: &str = "epoch";
 
 /// Checks that this build knows the layout, and writes its number into a new directory. Only the owner may enter a directory that is
 /// made here: it holds secrets.
@@ -19,7 +20,7 @@ pub(super) fn check(dir: &Path) -> Result<()> {
     let path = dir.join("format");
     match fs::read_to_string(&path) {
         Ok(text) => check_number(dir, &text),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => write_number(dir, &path).map_err(failed),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => write_number(dir, &path, FORMAT).map_err(failed),
         Err(error) => Err(failed(error)),
     }
 }
@@ -40,13 +41,33 @@ fn check_number(dir: &Path, text: &str) -> Result<()> {
     }
 }
 
-fn write_number(dir: &Path, path: &Path) -> io::Result<()> {
-    let draft = dir.join("format.tmp");
+fn write_number(dir: &Path, path: &Path, number: u32) -> io::Result<()> {
+    let draft = path.with_extension("tmp");
     let mut file = File::create(&draft)?;
-    writeln!(file, "{FORMAT}")?;
+    writeln!(file, "{number}")?;
     file.sync_all()?;
     fs::rename(&draft, path)?;
     File::open(dir)?.sync_all()
+}
+
+/// The least epoch of a log that begins in this directory: it is there after a restore, so that no offset that anybody may still know
+/// comes again. 0 where there is nothing of the kind.
+pub(super) fn least_epoch(dir: &Path) -> Result<u32> {
+    let path = dir.join(LEAST_EPOCH);
+    match fs::read_to_string(&path) {
+        Ok(text) => text.trim().parse().map_err(|error| {
+            let message = format!("{} does not hold the number of an epoch", path.display());
+            Error::new(ErrorKind::Corrupt, "open data directory", message).with_source(error)
+        }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+        Err(error) => Err(Error::io("open data directory", path.display().to_string(), error)),
+    }
+}
+
+/// Says what [`least_epoch`] gives from the next opening on.
+pub(super) fn set_least_epoch(dir: &Path, epoch: u32) -> Result<()> {
+    let path = dir.join(LEAST_EPOCH);
+    write_number(dir, &path, epoch).map_err(|error| Error::io("write epoch", path.display().to_string(), error))
 }
 
 #[cfg(test)]

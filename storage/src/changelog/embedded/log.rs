@@ -19,6 +19,8 @@ use crate::{
 
 pub(super) struct Log {
     pub(super) app: AppId,
+    /// The epoch before anything was logged.
+    first_epoch: u32,
     held: Mutex<Held>,
     /// Who waits for the applied mark.
     pub(super) applied: Arc<Waiters<Offset, ()>>,
@@ -83,12 +85,14 @@ pub(super) enum Known {
 }
 
 impl Log {
-    pub(super) fn new(app: AppId) -> Arc<Self> {
-        Arc::new(Self { app, held: Mutex::default(), applied: Waiters::new(), logged: Waiters::new() })
+    pub(super) fn new(app: AppId, first_epoch: u32) -> Arc<Self> {
+        let held = Mutex::new(Held { epoch: first_epoch, ..Held::default() });
+        Arc::new(Self { app, first_epoch, held, applied: Waiters::new(), logged: Waiters::new() })
     }
 
     pub(super) fn exists(&self) -> bool {
-        self.held.lock().epoch > 0
+        let held = self.held.lock();
+        held.epoch > self.first_epoch || held.head > 0
     }
 
     /// What outsiders may see: the head is the last durable entry.
@@ -147,12 +151,17 @@ impl Log {
         Error::new(ErrorKind::Fenced, "append", message)
     }
 
-    /// Begins a new epoch; `save` writes its state to the journal. Gives also the sequence of that record.
-    pub(super) fn begin_epoch(&self, save: impl FnOnce(State) -> Result<Appended>) -> Result<(Offset, u64)> {
+    /// Begins a new epoch, at least this one; `save` writes its state to the journal. Gives also the sequence of that record.
+    pub(super) fn begin_epoch(
+        &self,
+        least: u32,
+        save: impl FnOnce(State) -> Result<Appended>,
+    ) -> Result<(Offset, u64)> {
         let mut held = self.held.lock();
         let epoch = held.epoch.checked_add(1).ok_or_else(|| {
             Error::new(ErrorKind::Invalid, "begin epoch", format!("{} has had all epochs there are", self.app))
         })?;
+        let epoch = epoch.max(least);
         let saved = save(State { epoch, ..State::default() })?;
         *held = Held { epoch, saved_in: saved.place.segment, unsaved: held.unsaved, ..Held::default() };
         let begin = held.at(0);
@@ -326,7 +335,7 @@ impl Log {
     /// Whether the newest record of the marks goes when everything below this sequence goes.
     pub(super) fn is_saved_below(&self, below: u64) -> bool {
         let held = self.held.lock();
-        held.epoch > 0 && held.saved_in < below
+        (held.epoch > self.first_epoch || held.head > 0) && held.saved_in < below
     }
 
     /// The segment is indexed from now on: what memory held of it goes.

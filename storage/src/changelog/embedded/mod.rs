@@ -62,6 +62,8 @@ struct Shared {
     barriers: Barriers,
     /// Logs whose marks are not in the journal as they are.
     unsaved: Mutex<VecDeque<Arc<Log>>>,
+    /// No log begins below it.
+    least_epoch: u32,
 }
 
 /// Which entries memory holds: the oldest batches go first, whatever log they belong to.
@@ -96,6 +98,11 @@ impl EmbeddedChangeLog {
     /// Opens the logs that the journal holds. The documents have to be brought up to the journal before anything is served: what it
     /// holds counts as applied. Blocking. `Corrupt` when entries are missing or of a newer format.
     pub fn open(journal: Journal) -> Result<Self> {
+        Self::open_after(journal, 0)
+    }
+
+    /// The same where offsets of other logs may be known that ended before this epoch: logs that begin, begin with it, or a later one.
+    pub fn open_after(journal: Journal, least_epoch: u32) -> Result<Self> {
         let shared = Shared {
             history: History::new(journal.clone()),
             journal,
@@ -103,6 +110,7 @@ impl EmbeddedChangeLog {
             cache: Cache::default(),
             barriers: Barriers::new(),
             unsaved: Mutex::default(),
+            least_epoch,
         };
         for segment in shared.journal.segments() {
             if segment.sealed && segment.indexed {
@@ -113,6 +121,11 @@ impl EmbeddedChangeLog {
         }
         shared.logs.read().values().try_for_each(|log| log.opened())?;
         Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// The least epoch that a log may begin with.
+    pub fn least_epoch(&self) -> u32 {
+        self.shared.least_epoch
     }
 
     /// Writes the marks that changed since they were last written, of at most a thousand logs; they are durable with the next commit.
@@ -171,7 +184,7 @@ impl Shared {
     fn absorb_index(&self, segment: u64) -> Result<()> {
         let index = self.history.read_index(segment)?;
         for of in &index.apps {
-            let log = self.log_or_new(&of.app);
+            let log = self.log_or(&of.app, 0);
             if let Some(state) = of.state {
                 log.absorb_state(state, segment);
             }
@@ -188,11 +201,11 @@ impl Shared {
                 let head = codec::peek(&record.payload)?;
                 let app = AppId::parse(head.app)
                     .map_err(|error| Error::new(ErrorKind::Corrupt, "open change log", error.to_string()))?;
-                self.log_or_new(&app).absorb_entry(head.offset, head.change_id, record.place)
+                self.log_or(&app, 0).absorb_entry(head.offset, head.change_id, record.place)
             }
             Kind::LogState => {
                 for (app, state) in state::decode(&record.payload)? {
-                    self.log_or_new(&app).absorb_state(state, record.place.segment);
+                    self.log_or(&app, 0).absorb_state(state, record.place.segment);
                 }
                 Ok(())
             }
@@ -205,9 +218,13 @@ impl Shared {
     }
 
     fn log_or_new(&self, app: &AppId) -> Arc<Log> {
+        self.log_or(app, self.least_epoch)
+    }
+
+    fn log_or(&self, app: &AppId, epoch: u32) -> Arc<Log> {
         match self.log(app) {
             Some(log) => log,
-            None => self.logs.write().entry(app.clone()).or_insert_with(|| Log::new(app.clone())).clone(),
+            None => self.logs.write().entry(app.clone()).or_insert_with(|| Log::new(app.clone(), epoch)).clone(),
         }
     }
 
@@ -252,7 +269,7 @@ impl Shared {
     }
 
     async fn page(self: &Arc<Self>, app: &AppId, since: Offset, limit: usize, sight: Sight) -> Result<Page> {
-        let Some(log) = self.log(app) else { return Log::new(app.clone()).empty_page(since) };
+        let Some(log) = self.log(app) else { return Log::new(app.clone(), self.least_epoch).empty_page(since) };
         match log.plan(since, sight, limit, self.journal.durable_upto())? {
             Plan::Page(page) => Ok(page),
             Plan::Disk { since, upto } => {
@@ -329,7 +346,9 @@ impl Shared {
 impl ChangeLog for EmbeddedChangeLog {
     async fn marks(&self, app: &AppId) -> Result<Marks> {
         let durable = self.shared.journal.durable_upto();
-        Ok(self.shared.log(app).map(|log| log.marks(durable)).unwrap_or_default())
+        let begin = Offset::new(self.shared.least_epoch, 0);
+        let none = Marks { head: begin, applied: begin, told: begin, trimmed: begin };
+        Ok(self.shared.log(app).map_or(none, |log| log.marks(durable)))
     }
 
     async fn append(&self, app: &AppId, tail: Offset, entries: Vec<Entry>) -> Result<Vec<LogEntry>> {
@@ -416,7 +435,7 @@ impl ChangeLog for EmbeddedChangeLog {
 
     async fn begin_epoch(&self, app: &AppId) -> Result<Offset> {
         let log = self.shared.log_or_new(app);
-        let (begin, sequence) = log.begin_epoch(|state| {
+        let (begin, sequence) = log.begin_epoch(self.shared.least_epoch, |state| {
             let payload = state::encode([(app, state)].into_iter())?;
             let appended = self.shared.journal.append(vec![(Kind::LogState, payload)])?;
             appended

@@ -196,6 +196,12 @@ impl Definitions {
         self.replace(&mut applications, app, application)
     }
 
+    /// Does something while no definition changes.
+    pub(super) fn while_unchanged<T>(&self, work: impl FnOnce(&Unchanged<'_>) -> T) -> T {
+        let applications = self.applications.lock();
+        work(&Unchanged(&applications))
+    }
+
     fn replace(
         &self,
         applications: &mut HashMap<AppId, Application>,
@@ -212,6 +218,22 @@ impl Definitions {
         compiled.extend(application.compile(app));
         applications.insert(app.clone(), application);
         Ok(())
+    }
+}
+
+/// The definitions, which do not change while it is held.
+pub(super) struct Unchanged<'a>(&'a HashMap<AppId, Application>);
+
+impl Unchanged<'_> {
+    /// The files by their names: what they hold.
+    pub(super) fn files(&self) -> Result<Vec<(String, Vec<u8>)>> {
+        let file = |(app, application): (&AppId, &Application)| {
+            let bytes = serde_json::to_vec(application).map_err(|error| {
+                Error::new(ErrorKind::Internal, "copy definitions", format!("application {app}")).with_source(error)
+            })?;
+            Ok((file_name(app), bytes))
+        };
+        self.0.iter().map(file).collect()
     }
 }
 

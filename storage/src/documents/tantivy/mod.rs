@@ -48,6 +48,7 @@ mod query;
 mod search;
 mod sort;
 
+pub(crate) mod copy;
 mod indexer;
 mod payload;
 mod reindex;

@@ -10,7 +10,7 @@
 use std::{
     borrow::Cow,
     fs::{self, File, OpenOptions},
-    io::{BufRead, BufReader, BufWriter, ErrorKind as Io, Write as _},
+    io::{BufRead, BufReader, BufWriter, ErrorKind as Io, Seek as _, Write as _},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
@@ -123,6 +123,20 @@ pub(super) fn check(dir: &Path) -> Result<Option<Summary>> {
         Err(error) if error.kind() == Io::NotFound => Ok(None),
         Err(error) => Err(io_error(&path, error)),
     }
+}
+
+/// The export of a directory, open: it stays readable when a newer one takes its place. With the sequence of the journal that it is
+/// good for, and its length.
+pub(super) fn open(dir: &Path) -> Result<(File, u64, u64)> {
+    let path = dir.join(NAME);
+    let failed = |error| io_error(&path, error);
+    let mut file = File::open(&path).map_err(failed)?;
+    let bytes = file.metadata().map_err(failed)?.len();
+    let mut first = Vec::new();
+    BufReader::with_capacity(512, &file).read_until(b'\n', &mut first).map_err(failed)?;
+    file.rewind().map_err(failed)?;
+    let header: Header = serde_json::from_slice(&first).map_err(|_| damaged(&path, "its first line is no header"))?;
+    Ok((file, header.sequence, bytes))
 }
 
 /// Visits every record of the export. What was visited counts only when this returns without an error.

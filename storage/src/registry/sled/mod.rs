@@ -182,6 +182,11 @@ impl SledRegistry {
         self.shared.desk.export().await
     }
 
+    /// The newest export, open for reading: the sequence of the journal that it is good for, and its length.
+    pub(crate) fn open_export(&self) -> Result<(std::fs::File, u64, u64)> {
+        export::open(&self.shared.options.dir)
+    }
+
     /// Takes everything durable into the store, writes an export when something changed since the last, and ends. Calls that
     /// come later are `Unavailable`; feeds end. The journal has to be open until this returns.
     pub async fn close(&self) -> Result<()> {

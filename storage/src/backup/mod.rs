@@ -1,0 +1,55 @@
+//! Backups of the embedded engine: a consistent copy, taken while the engine works, and how it becomes a data directory again.
+//!
+//! A backup is what a crash at one position J of the journal would leave behind, had everything been released that no start needs: a
+//! commit of the document index, an export of the registry, and the journal from the older of the two to J ([`take`]). The
+//! history is not in it. J is chosen while no writer is between logging and applying, so everything that is logged in the backup
+//! has taken effect in it ([`Backends::applying`](crate::Backends::applying)).
+//!
+//! The file ([`container`]) is written and read in one pass and in bounded memory. Who restores it reads all of it first, and writes
+//! nothing unless it is whole ([`restore`]). A restored directory begins a new epoch of every log: entries that were shown after the
+//! backup are gone.
+
+mod container;
+mod manifest;
+pub(crate) mod restore;
+pub(crate) mod take;
+#[cfg(test)]
+mod tests;
+
+use std::{fs::File, io::BufReader, path::Path};
+
+use self::container::{Piece, Reader};
+pub use self::{
+    container::FORMAT,
+    manifest::{Application, Manifest, Part},
+    restore::{Restored, restore},
+    take::{About, Snapshot},
+};
+use crate::{Error, Result};
+
+/// How much of a file is read at once.
+const READ_BYTES: usize = 256 * 1024;
+
+/// Reads a backup to its end: `Corrupt` when it is not whole and as it was written, `Unsupported` when it is of a newer format. `told`
+/// hears of the bytes of its parts as they are read. Blocking.
+pub fn verify(path: &Path, told: &mut dyn FnMut(u64)) -> Result<Manifest> {
+    let mut reader = open(path)?;
+    loop {
+        match reader.next().map_err(|error| named(path, error))? {
+            Piece::Data(bytes) => told(bytes.len() as u64),
+            Piece::Part(_) | Piece::End => {}
+            Piece::Complete => return Ok(reader.manifest().clone()),
+        }
+    }
+}
+
+fn open(path: &Path) -> Result<Reader<BufReader<File>>> {
+    let file = File::open(path).map_err(|error| Error::io("open backup", path.display().to_string(), error))?;
+    Reader::open(BufReader::with_capacity(READ_BYTES, file)).map_err(|error| named(path, error))
+}
+
+/// The error with the name of the file.
+fn named(path: &Path, mut error: Error) -> Error {
+    error.message = format!("{}: {}", path.display(), error.message);
+    error
+}
