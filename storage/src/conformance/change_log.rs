@@ -28,50 +28,40 @@ pub trait Subject: Send {
 #[macro_export]
 macro_rules! change_log_conformance {
     ($name:ident, $make:expr) => {
-        mod $name {
-            #[allow(unused_imports)]
-            use super::*;
-
-            $crate::change_log_conformance!(@each $make;
-                an_application_without_a_log_has_default_marks,
-                the_first_entry_begins_epoch_one,
-                entries_come_back_as_they_were_appended,
-                an_append_on_another_tail_is_fenced,
-                entries_that_leave_a_hole_are_invalid,
-                one_of_two_writers_wins,
-                an_appended_entry_survives_a_crash,
-                places_rise_with_the_entries,
-                an_append_that_is_given_up_is_whole_or_absent,
-                readers_see_nothing_above_the_applied_mark,
-                read_logged_sees_what_is_not_applied,
-                pages_follow_each_other_to_the_end,
-                a_page_is_bounded_in_bytes,
-                reading_above_the_head_is_invalid,
-                reading_another_epoch_is_gone,
-                marks_never_go_back,
-                marks_above_the_head_are_invalid,
-                marks_survive_a_crash_as_far_as_they_must,
-                find_gives_what_the_log_holds,
-                find_sees_old_and_new_entries_after_a_crash,
-                waiting_for_the_applied_mark_ends_when_it_is_there,
-                waiting_for_a_change_ends_when_it_is_applied,
-                thousands_wait_for_their_own_change,
-                giving_up_waiting_harms_nobody,
-                a_barrier_is_heard_before_and_after,
-                applications_are_kept_apart,
-                the_applications_are_listed,
-                a_new_epoch_forgets_what_was,
-                a_new_epoch_survives_a_crash,
-                a_long_history_can_be_read_back,
-            );
+        $crate::conformance_tests! {
+            $name, $make, change_log:
+            an_application_without_a_log_has_default_marks,
+            the_first_entry_begins_epoch_one,
+            entries_come_back_as_they_were_appended,
+            an_append_on_another_tail_is_fenced,
+            entries_that_leave_a_hole_are_invalid,
+            one_of_two_writers_wins,
+            an_appended_entry_survives_a_crash,
+            places_rise_with_the_entries,
+            an_append_that_is_given_up_is_whole_or_absent,
+            readers_see_nothing_above_the_applied_mark,
+            read_logged_sees_what_is_not_applied,
+            pages_follow_each_other_to_the_end,
+            a_page_is_bounded_in_bytes,
+            reading_above_the_head_is_invalid,
+            reading_another_epoch_is_gone,
+            marks_never_go_back,
+            marks_above_the_head_are_invalid,
+            marks_survive_a_crash_as_far_as_they_must,
+            find_gives_what_the_log_holds,
+            find_sees_old_and_new_entries_after_a_crash,
+            waiting_for_the_applied_mark_ends_when_it_is_there,
+            waiting_for_a_change_ends_when_it_is_applied,
+            thousands_wait_for_their_own_change,
+            giving_up_waiting_harms_nobody,
+            a_barrier_is_heard_before_and_after,
+            applications_are_kept_apart,
+            the_applications_are_listed,
+            a_new_epoch_forgets_what_was,
+            a_new_epoch_survives_a_crash,
+            a_long_history_can_be_read_back,
         }
     };
-    (@each $make:expr; $($promise:ident,)*) => {$(
-        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-        async fn $promise() {
-            $crate::conformance::change_log::$promise(($make)().await).await;
-        }
-    )*};
 }
 
 fn app(name: &str) -> AppId {

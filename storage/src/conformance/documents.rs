@@ -47,58 +47,48 @@ pub trait Subject: Send + Sync {
 #[macro_export]
 macro_rules! documents_conformance {
     ($name:ident, $make:expr) => {
-        mod $name {
-            #[allow(unused_imports)]
-            use super::*;
-
-            $crate::documents_conformance!(@each $make;
-                get_shows_what_was_applied,
-                get_answers_in_the_order_asked_for,
-                documents_come_back_as_they_were,
-                models_and_applications_are_kept_apart,
-                entries_of_one_call_are_applied_in_order,
-                entries_that_change_no_document_are_passed_over,
-                applying_again_changes_nothing,
-                an_older_entry_changes_nothing,
-                a_later_epoch_is_newer,
-                a_deleted_document_is_remembered_with_its_version,
-                an_id_that_is_created_again_is_live,
-                search_sees_everything_that_was_applied,
-                search_sees_only_the_newest_version,
-                filters_mean_the_same_as_on_documents,
-                searches_find_what_filters_mean,
-                sorting_goes_by_value_then_id,
-                documents_without_the_sort_field_come_last,
-                strings_sort_by_code_point,
-                arrays_sort_by_their_first_element_in_the_direction,
-                searches_sort_and_page_as_documents_compare,
-                a_limit_of_zero_gives_a_count_only,
-                the_total_is_that_of_all_pages,
-                pages_end_without_a_cursor,
-                a_cursor_is_of_one_query,
-                pages_show_each_unchanged_document_once,
-                count_is_of_live_documents,
-                fields_of_an_empty_model_are_ready_at_once,
-                a_field_that_nobody_defined_is_unavailable,
-                a_new_field_is_indexed_for_stored_documents,
-                documents_applied_meanwhile_have_the_new_field,
-                a_field_of_another_type_is_a_new_field,
-                a_dropped_application_is_gone_at_once,
-                a_dropped_application_can_be_made_again,
-                what_was_applied_survives_a_crash,
-                fields_survive_a_crash,
-                indexing_goes_on_after_a_crash,
-                a_drop_survives_a_crash,
-                statistics_are_an_object,
-            );
+        $crate::conformance_tests! {
+            $name, $make, documents:
+            get_shows_what_was_applied,
+            get_answers_in_the_order_asked_for,
+            documents_come_back_as_they_were,
+            models_and_applications_are_kept_apart,
+            entries_of_one_call_are_applied_in_order,
+            entries_that_change_no_document_are_passed_over,
+            applying_again_changes_nothing,
+            an_older_entry_changes_nothing,
+            a_later_epoch_is_newer,
+            a_deleted_document_is_remembered_with_its_version,
+            an_id_that_is_created_again_is_live,
+            search_sees_everything_that_was_applied,
+            search_sees_only_the_newest_version,
+            filters_mean_the_same_as_on_documents,
+            searches_find_what_filters_mean,
+            sorting_goes_by_value_then_id,
+            documents_without_the_sort_field_come_last,
+            strings_sort_by_code_point,
+            arrays_sort_by_their_first_element_in_the_direction,
+            searches_sort_and_page_as_documents_compare,
+            a_limit_of_zero_gives_a_count_only,
+            the_total_is_that_of_all_pages,
+            pages_end_without_a_cursor,
+            a_cursor_is_of_one_query,
+            pages_show_each_unchanged_document_once,
+            count_is_of_live_documents,
+            fields_of_an_empty_model_are_ready_at_once,
+            a_field_that_nobody_defined_is_unavailable,
+            a_new_field_is_indexed_for_stored_documents,
+            documents_applied_meanwhile_have_the_new_field,
+            a_field_of_another_type_is_a_new_field,
+            a_dropped_application_is_gone_at_once,
+            a_dropped_application_can_be_made_again,
+            what_was_applied_survives_a_crash,
+            fields_survive_a_crash,
+            indexing_goes_on_after_a_crash,
+            a_drop_survives_a_crash,
+            statistics_are_an_object,
         }
     };
-    (@each $make:expr; $($promise:ident,)*) => {$(
-        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-        async fn $promise() {
-            $crate::conformance::documents::$promise(($make)().await).await;
-        }
-    )*};
 }
 
 /// How long the store may take for what it does in the background.

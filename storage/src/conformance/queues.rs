@@ -30,64 +30,49 @@ pub trait Subject: Send {
 #[macro_export]
 macro_rules! queue_conformance {
     ($name:ident, $make:expr) => {
-        mod $name {
-            #[allow(unused_imports)]
-            use super::*;
-
-            $crate::queue_conformance!(@each $make;
-                declaring_again_changes_nothing,
-                declaring_with_another_durability_is_a_conflict,
-                publishing_where_nothing_was_declared_is_invalid,
-                consuming_where_nothing_was_declared_is_invalid,
-                messages_come_whole_and_in_order,
-                a_value_is_handed_over_or_its_bytes,
-                messages_of_many_publishers_keep_their_order,
-                what_was_published_survives_a_crash_in_order,
-                what_was_settled_does_not_come_back,
-                what_is_not_durable_keeps_its_place,
-                from_log_and_transient_queues_outlive_no_crash,
-                a_full_queue_in_memory_drops_and_says_so,
-                a_full_durable_queue_refuses_and_keeps_what_it_has,
-                a_long_backlog_comes_whole_and_in_order,
-                receiving_waits_for_one_message,
-                receiving_takes_no_more_than_asked_for,
-                receiving_is_bounded_by_the_prefetch,
-                a_receive_that_is_given_up_loses_nothing,
-                one_consumer_at_a_time_gets_messages,
-                a_dropped_consumer_returns_its_messages_in_order,
-                what_is_given_back_comes_again_before_all_others,
-                a_receipt_of_a_dropped_consumer_settles_nothing,
-                a_transient_queue_goes_with_its_consumer,
-                the_list_tells_what_waits_and_what_is_delivered,
-                browsing_takes_nothing,
-                removed_messages_do_not_come,
-                a_deleted_queue_is_gone_with_its_messages,
-                queues_are_kept_apart,
-            );
+        $crate::conformance_tests! {
+            $name, $make, queues:
+            declaring_again_changes_nothing,
+            declaring_with_another_durability_is_a_conflict,
+            publishing_where_nothing_was_declared_is_invalid,
+            consuming_where_nothing_was_declared_is_invalid,
+            messages_come_whole_and_in_order,
+            a_value_is_handed_over_or_its_bytes,
+            messages_of_many_publishers_keep_their_order,
+            what_was_published_survives_a_crash_in_order,
+            what_was_settled_does_not_come_back,
+            what_is_not_durable_keeps_its_place,
+            from_log_and_transient_queues_outlive_no_crash,
+            a_full_queue_in_memory_drops_and_says_so,
+            a_full_durable_queue_refuses_and_keeps_what_it_has,
+            a_long_backlog_comes_whole_and_in_order,
+            receiving_waits_for_one_message,
+            receiving_takes_no_more_than_asked_for,
+            receiving_is_bounded_by_the_prefetch,
+            a_receive_that_is_given_up_loses_nothing,
+            one_consumer_at_a_time_gets_messages,
+            a_dropped_consumer_returns_its_messages_in_order,
+            what_is_given_back_comes_again_before_all_others,
+            a_receipt_of_a_dropped_consumer_settles_nothing,
+            a_transient_queue_goes_with_its_consumer,
+            the_list_tells_what_waits_and_what_is_delivered,
+            browsing_takes_nothing,
+            removed_messages_do_not_come,
+            a_deleted_queue_is_gone_with_its_messages,
+            queues_are_kept_apart,
         }
     };
-    (@each $make:expr; $($promise:ident,)*) => {$(
-        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-        async fn $promise() {
-            $crate::conformance::queues::$promise(($make)().await).await;
-        }
-    )*};
 }
 
 const ALL: [Durability; 3] = [Durability::Durable, Durability::FromLog, Durability::Transient];
 
 /// A message whose payload names it.
 fn message(text: &str) -> Message {
-    Message {
-        id: ChangeId::generate(),
-        app: Some(AppId::parse("tasks").expect("an application id")),
-        offset: None,
-        time: Timestamp::now(),
-        trace: None,
-        dead: None,
-        durable: true,
-        payload: Payload::from(Bytes::copy_from_slice(text.as_bytes())),
-    }
+    Message::new(
+        ChangeId::generate(),
+        Some(AppId::parse("tasks").expect("an application id")),
+        Payload::from(Bytes::copy_from_slice(text.as_bytes())),
+    )
 }
 
 fn messages(texts: impl IntoIterator<Item = impl AsRef<str>>) -> Vec<Message> {

@@ -26,49 +26,39 @@ pub trait Subject: Send {
 #[macro_export]
 macro_rules! registry_conformance {
     ($name:ident, $make:expr) => {
-        mod $name {
-            #[allow(unused_imports)]
-            use super::*;
-
-            $crate::registry_conformance!(@each $make;
-                get_gives_nothing_where_nothing_was_written,
-                get_shows_every_write_that_returned,
-                values_are_any_bytes,
-                kinds_and_applications_are_kept_apart,
-                list_goes_by_the_bytes_of_the_ids,
-                list_obeys_prefix_after_and_limit,
-                list_shows_every_write_that_returned,
-                list_shows_a_call_whole_or_not_at_all,
-                a_write_that_returned_survives_a_crash,
-                a_call_writes_all_or_nothing,
-                absent_holds_only_where_nothing_is,
-                a_revision_holds_only_until_the_next_write,
-                a_revision_never_comes_again,
-                a_conflict_shows_what_is_in_the_way,
-                one_of_many_puts_if_absent_wins,
-                conditional_writes_lose_nothing,
-                removing_what_is_not_there_is_no_fault,
-                a_call_without_writes_does_nothing,
-                invalid_calls_write_nothing,
-                a_dropped_call_takes_effect_as_a_whole,
-                volatile_records_are_visible_when_their_write_returned,
-                a_feed_tells_the_writes_of_its_kinds_in_order,
-                a_feed_begins_when_it_is_made,
-                a_feed_read_includes_every_write_that_returned,
-                a_feed_read_does_not_wait,
-                changed_waits_for_news,
-                changed_loses_nothing_when_cancelled,
-                a_follower_ends_with_what_there_is,
-                a_slow_reader_hears_everything_or_reload,
-            );
+        $crate::conformance_tests! {
+            $name, $make, registry:
+            get_gives_nothing_where_nothing_was_written,
+            get_shows_every_write_that_returned,
+            values_are_any_bytes,
+            kinds_and_applications_are_kept_apart,
+            list_goes_by_the_bytes_of_the_ids,
+            list_obeys_prefix_after_and_limit,
+            list_shows_every_write_that_returned,
+            list_shows_a_call_whole_or_not_at_all,
+            a_write_that_returned_survives_a_crash,
+            a_call_writes_all_or_nothing,
+            absent_holds_only_where_nothing_is,
+            a_revision_holds_only_until_the_next_write,
+            a_revision_never_comes_again,
+            a_conflict_shows_what_is_in_the_way,
+            one_of_many_puts_if_absent_wins,
+            conditional_writes_lose_nothing,
+            removing_what_is_not_there_is_no_fault,
+            a_call_without_writes_does_nothing,
+            invalid_calls_write_nothing,
+            a_dropped_call_takes_effect_as_a_whole,
+            volatile_records_are_visible_when_their_write_returned,
+            a_feed_tells_the_writes_of_its_kinds_in_order,
+            a_feed_begins_when_it_is_made,
+            a_feed_read_includes_every_write_that_returned,
+            a_feed_read_does_not_wait,
+            changed_waits_for_news,
+            changed_loses_nothing_when_cancelled,
+            a_follower_ends_with_what_there_is,
+            a_slow_reader_hears_everything_or_reload,
         }
     };
-    (@each $make:expr; $($promise:ident,)*) => {$(
-        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-        async fn $promise() {
-            $crate::conformance::registry::$promise(($make)().await).await;
-        }
-    )*};
 }
 
 fn app(name: &str) -> AppId {

@@ -47,6 +47,13 @@ pub struct Message {
     pub payload: Payload,
 }
 
+impl Message {
+    /// A message as it is before anything happened to it: of now, with nothing but its payload, to outlive the process.
+    pub fn new(id: ChangeId, app: Option<AppId>, payload: Payload) -> Self {
+        Self { id, app, offset: None, time: Timestamp::now(), trace: None, dead: None, durable: true, payload }
+    }
+}
+
 /// The end of a message that could not be handled.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Death {

@@ -1,4 +1,4 @@
-use std::{collections::BTreeMap, path::Path};
+use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -7,16 +7,9 @@ use super::*;
 use crate::{
     change_log_conformance,
     conformance::change_log::Subject,
-    embedded::indexer::StreamIndexer,
-    journal::Options,
+    embedded::open_journal,
     model::{Event, Timestamp},
 };
-
-fn open_journal(dir: &Path, segment_bytes: u32) -> Journal {
-    let options =
-        Options { dir: dir.to_owned(), indexer: Arc::new(StreamIndexer), segment_bytes, backlog_bytes: 64 << 20 };
-    Journal::open(options).expect("a journal")
-}
 
 /// A change log in a directory of its own.
 struct Embedded {
@@ -28,7 +21,8 @@ struct Embedded {
 impl Embedded {
     fn new(segment_bytes: u32) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
-        let log = EmbeddedChangeLog::open(open_journal(dir.path(), segment_bytes)).expect("a change log");
+        let log =
+            EmbeddedChangeLog::open(open_journal(dir.path(), segment_bytes).expect("a journal")).expect("a change log");
         Self { dir, segment_bytes, log: Some(log) }
     }
 
@@ -38,7 +32,7 @@ impl Embedded {
 
     fn reopen(&mut self) {
         self.log = None;
-        let journal = open_journal(self.dir.path(), self.segment_bytes);
+        let journal = open_journal(self.dir.path(), self.segment_bytes).expect("a journal");
         self.log = Some(EmbeddedChangeLog::open(journal).expect("it opens again"));
     }
 

@@ -1,23 +1,11 @@
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    path::Path,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
-use crate::{
-    conformance::queues::Subject, embedded::indexer::StreamIndexer, journal::Options, model::Timestamp, queue::Payload,
-    queue_conformance,
-};
-
-fn open_journal(dir: &Path, segment_bytes: u32) -> Journal {
-    let options =
-        Options { dir: dir.to_owned(), indexer: Arc::new(StreamIndexer), segment_bytes, backlog_bytes: 64 << 20 };
-    Journal::open(options).expect("a journal")
-}
+use crate::{conformance::queues::Subject, embedded::open_journal, queue::Payload, queue_conformance};
 
 /// Queues in a directory of their own.
 struct Embedded {
@@ -30,7 +18,8 @@ struct Embedded {
 impl Embedded {
     fn new(segment_bytes: u32, limits: Limits) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
-        let queues = EmbeddedQueues::open(open_journal(dir.path(), segment_bytes), limits).expect("queues");
+        let queues =
+            EmbeddedQueues::open(open_journal(dir.path(), segment_bytes).expect("a journal"), limits).expect("queues");
         Self { dir, segment_bytes, limits, queues: Some(queues) }
     }
 
@@ -40,7 +29,7 @@ impl Embedded {
 
     fn reopen(&mut self) {
         self.queues = None;
-        let journal = open_journal(self.dir.path(), self.segment_bytes);
+        let journal = open_journal(self.dir.path(), self.segment_bytes).expect("a journal");
         self.queues = Some(EmbeddedQueues::open(journal, self.limits).expect("they open again"));
     }
 }
@@ -70,16 +59,7 @@ fn tight() -> Limits {
 queue_conformance!(conformance_with_little_memory, || async { Embedded::new(2 << 20, tight()) });
 
 fn message(text: &str) -> Message {
-    Message {
-        id: ChangeId::generate(),
-        app: None,
-        offset: None,
-        time: Timestamp::now(),
-        trace: None,
-        dead: None,
-        durable: true,
-        payload: Payload::from(Bytes::copy_from_slice(text.as_bytes())),
-    }
+    Message::new(ChangeId::generate(), None, Payload::from(Bytes::copy_from_slice(text.as_bytes())))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
