@@ -27,7 +27,7 @@ enum Kind {
 }
 
 /// Every metric there is, with what it says.
-const METRICS: [(&str, Kind, Unit, &str); 14] = [
+const METRICS: [(&str, Kind, Unit, &str); 16] = [
     ("nexxus_stage_messages_total", Kind::Counter, Unit::Count, "messages that a stage has handled, by result"),
     ("nexxus_stage_duration_seconds", Kind::Histogram, Unit::Seconds, "time that a stage takes for a batch"),
     ("nexxus_queue_ready", Kind::Gauge, Unit::Count, "messages that wait in a queue"),
@@ -39,6 +39,8 @@ const METRICS: [(&str, Kind, Unit, &str); 14] = [
     ("nexxus_subscriptions", Kind::Gauge, Unit::Count, "subscriptions in the matcher"),
     ("nexxus_journal_fsync_seconds", Kind::Gauge, Unit::Seconds, "mean time of a sync of the journal so far"),
     ("nexxus_journal_fsyncs_total", Kind::Counter, Unit::Count, "syncs of the journal"),
+    ("nexxus_disk_free_bytes", Kind::Gauge, Unit::Bytes, "free space of the disk that holds the data"),
+    ("nexxus_disk_reserve_bytes", Kind::Gauge, Unit::Bytes, "free space below which nothing may grow (507)"),
     ("nexxus_http_requests_total", Kind::Counter, Unit::Count, "requests, by route and status"),
     ("nexxus_http_duration_seconds", Kind::Histogram, Unit::Seconds, "time that requests take, by route"),
     ("nexxus_process_start_time_seconds", Kind::Gauge, Unit::Seconds, "when this process started, in Unix time"),
@@ -85,7 +87,7 @@ pub async fn keep() {
     }
 }
 
-/// Takes in what is not counted as it happens: how full the queues are, and how the journal syncs. To be called before
+/// Takes in what is not counted as it happens: how full the queues and the disk are, and how the journal syncs. To be called before
 /// [`render`]; what a backend cannot say now stays as it was.
 pub async fn sample(backends: &Backends) {
     match backends.queues.list().await {
@@ -97,8 +99,11 @@ pub async fn sample(backends: &Backends) {
             let journal = &statistics["journal"];
             metrics::counter!("nexxus_journal_fsyncs_total").absolute(journal["fsyncs"].as_u64().unwrap_or_default());
             metrics::gauge!("nexxus_journal_fsync_seconds").set(journal["fsyncSeconds"].as_f64().unwrap_or_default());
+            let disk = &statistics["disk"];
+            metrics::gauge!("nexxus_disk_free_bytes").set(disk["free"].as_f64().unwrap_or_default());
+            metrics::gauge!("nexxus_disk_reserve_bytes").set(disk["reserve"].as_f64().unwrap_or_default());
         }
-        Err(error) => debug!(%error, "the journal cannot be counted"),
+        Err(error) => debug!(%error, "the journal and the disk cannot be counted"),
     }
 }
 

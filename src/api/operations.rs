@@ -16,11 +16,13 @@ pub(super) async fn healthy() -> Answer {
     Ok(json_answer(StatusCode::OK, &json!({ "status": "ok" })))
 }
 
-/// Everything that was accepted before the start is applied, and every part works.
+/// Everything that was accepted before the start is applied, and every part works. `disk` says whether there is room for writes:
+/// reads and sockets are served without it, so it keeps nobody from being ready.
 pub(super) async fn ready(State(api): State<Api>) -> Answer {
     let waiting_for = api.domain.readiness.waiting_for();
     if waiting_for.is_empty() {
-        return Ok(json_answer(StatusCode::OK, &json!({ "status": "ready" })));
+        let disk = api.domain.backends.room();
+        return Ok(json_answer(StatusCode::OK, &json!({ "status": "ready", "disk": disk })));
     }
     let detail = format!("not ready yet: waiting for {}", waiting_for.join(", "));
     Err(Problem::new(ProblemKind::Unavailable, detail).with_retry_after(1).into())

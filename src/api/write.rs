@@ -13,11 +13,13 @@ use nexxus_storage::{
     Error, ErrorKind,
     documents::Stored,
     model::{
-        ChangeId, DocumentId, Entry, Event, FieldError, Model, ModelName, PatchSet, Problem, Timestamp, UserId,
+        ChangeId, Document, DocumentId, Entry, Event, FieldError, Model, ModelName, PatchSet, Problem, Timestamp,
+        UserId,
         change::{Subject, UserFacts},
         problem::ProblemKind,
         rules::Action,
     },
+    open::{Demand, Room},
     queue::{Message, Payload},
 };
 use serde_json::{Map, Value, json};
@@ -34,8 +36,10 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(10);
 
 impl Api {
-    /// Publishes a command; returns when it is durable.
+    /// Publishes a command; returns when it is durable. 507 when the disk has no room for it.
     pub(super) async fn publish(&self, asker: &Asker, intent: Intent) -> Result<ChangeId, Problem> {
+        let is_create = matches!(intent, Intent::Create { .. });
+        self.domain.backends.admit(if is_create { Demand::Growth } else { Demand::Record })?;
         let app = asker.app();
         let change = ChangeId::generate();
         let document = document_of(&intent);
@@ -157,7 +161,10 @@ impl Api {
         expected: Option<Expected>,
     ) -> Result<ChangeId, Problem> {
         let decide = |judge: &Judge<'_>, stored: Option<&Stored>| judge.patch(&subject, &patch, expected, stored);
-        self.check(asker, Action::Update, &subject, decide).await?;
+        let (event, stored) = self.check(asker, Action::Update, &subject, decide).await?;
+        if self.domain.backends.room() != Room::Ample && makes_larger(&event, stored.as_ref()) {
+            self.domain.backends.admit(Demand::Growth)?;
+        }
         let Subject { model, id } = subject;
         self.publish(asker, Intent::Patch { model, id, patch, expected }).await
     }
@@ -175,26 +182,26 @@ impl Api {
     }
 
     /// Judges a write on what is stored, when what was accepted for the document is applied. Before it is refused, everything that
-    /// was accepted before it is.
+    /// was accepted before it is. Gives what it would do, and to what.
     async fn check(
         &self,
         asker: &mut Asker,
         action: Action,
         subject: &Subject,
         decide: impl Fn(&Judge<'_>, Option<&Stored>) -> Result<Event, Problem>,
-    ) -> Result<(), Problem> {
+    ) -> Result<(Event, Option<Stored>), Problem> {
         for action in [Action::Read, action] {
             asker.application.condition(&subject.model, action, asker.caller())?;
         }
         self.settle(asker.app(), subject).await?;
         let stored = self.stored(asker, &subject.model, &subject.id).await?;
-        if decide(&self.judge(asker), stored.as_ref()).is_ok() {
-            return Ok(());
+        if let Ok(event) = decide(&self.judge(asker), stored.as_ref()) {
+            return Ok((event, stored));
         }
         self.pass_barrier(asker.app()).await?;
         asker.look_again(self).await?;
         let stored = self.stored(asker, &subject.model, &subject.id).await?;
-        decide(&self.judge(asker), stored.as_ref()).map(drop)
+        decide(&self.judge(asker), stored.as_ref()).map(|event| (event, stored))
     }
 
     async fn stored(&self, asker: &Asker, model: &ModelName, id: &DocumentId) -> Result<Option<Stored>, Problem> {
@@ -218,6 +225,15 @@ fn was_just_given(id: &DocumentId) -> bool {
     const MOMENTS_MS: u64 = 10 * 60 * 1000;
     let given_at = id.as_str().to_ascii_uppercase().parse::<ChangeId>().map(ChangeId::timestamp_ms);
     given_at.is_ok_and(|given_at| ChangeId::generate().timestamp_ms().saturating_sub(given_at) < MOMENTS_MS)
+}
+
+/// Whether a document takes more room after a change than it does now.
+fn makes_larger(event: &Event, stored: Option<&Stored>) -> bool {
+    let size = |document: &Document| serde_json::to_vec(&document.fields).map_or(0, |json| json.len());
+    match (event, stored) {
+        (Event::Updated { document, .. }, Some(Stored::Live(before))) => size(document) > size(before),
+        _ => false,
+    }
 }
 
 /// The document that has to be settled before the next write to it is judged. Creates under a generated id need none: before they

@@ -12,7 +12,7 @@ pub use load::{ConfigError, DEFAULTS, Layers, Source, Sources, USUAL_FILE};
 /// `data.dir` where nothing else is said.
 pub const DEFAULT_DATA_DIR: &str = "data";
 
-pub use value::{Duration, Size};
+pub use value::{Duration, Reserve, Size};
 
 /// All settings of a process.
 #[derive(Debug, Clone, Deserialize)]
@@ -53,6 +53,7 @@ pub struct Server {
 #[serde(deny_unknown_fields)]
 pub struct Data {
     pub dir: PathBuf,
+    pub reserve: Reserve,
     pub segment_bytes: Size,
     pub overlay_bytes: Size,
     pub index_writer_bytes: Size,
@@ -205,19 +206,8 @@ impl Config {
     /// What the types cannot say.
     fn check(&self, layers: &Layers) -> Result<(), ConfigError> {
         let refuse = |key: &str, why: &str| Err(ConfigError(format!("`{key}` ({}): {why}", layers.source(key))));
-        let adapters = [
-            ("message_queue.adapter", &self.message_queue, "embedded", "rabbitmq"),
-            ("change_log.adapter", &self.change_log, "journal", "redis"),
-            ("registry.adapter", &self.registry, "sled", "redis"),
-            ("database.adapter", &self.database, "tantivy", "elasticsearch"),
-        ];
-        for (key, chosen, built, feature) in adapters {
-            if chosen.adapter == feature {
-                return refuse(key, &format!("compiled without the feature \"{feature}\": \"{built}\" is allowed"));
-            }
-            if chosen.adapter != built {
-                return refuse(key, &format!("there is no adapter \"{}\": \"{built}\" is allowed", chosen.adapter));
-            }
+        if let Err(refused) = self.storage().check_adapters() {
+            return refuse(refused.key, &refused.why);
         }
         if let Some(bad) = self.log.level.split(',').find(|part| !is_log_directive(part)) {
             return refuse(
@@ -337,6 +327,7 @@ impl Config {
             registry: self.registry.adapter.clone(),
             documents: self.database.adapter.clone(),
             dir: self.data.dir.clone(),
+            reserve: self.data.reserve.0,
             segment_bytes: self.data.segment_bytes.0 as u32,
             history_age: self.history.max_age.into(),
             history_bytes: self.history.max_bytes.0,
@@ -428,6 +419,11 @@ mod tests {
             ),
             ("[workers.websocket]\nport = 3000\n", vec![], "it is the API's"),
             ("[data]\nindex_writer_bytes = \"1MiB\"\n", vec![], "15MiB to 4GiB are allowed"),
+            (
+                "[data]\nreserve = \"a lot\"\n",
+                vec![],
+                "`data.reserve` (nexxus.toml, line 2): a share of the disk, e.g. \"5%\"",
+            ),
             ("[auth]\njwt_secret = \"short\"\n", vec![], "at least 32 characters"),
             ("nonsense", vec![], "nexxus.toml: "),
         ] {

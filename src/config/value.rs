@@ -2,6 +2,7 @@
 
 use std::{fmt, net::SocketAddr, str::FromStr, time};
 
+use nexxus_storage::open;
 use serde::{Deserialize, Deserializer, de::Error as _};
 
 /// `"250ms"`, `"30s"`, `"2m"`, `"12h"`, `"7d"`.
@@ -11,6 +12,10 @@ pub struct Duration(pub time::Duration);
 /// Bytes: `"512"`, `"64KiB"`, `"1MiB"`, `"4GiB"`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Size(pub u64);
+
+/// Free space that is kept: a share of the disk (`"5%"`), or a size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reserve(pub open::Reserve);
 
 const DURATION_UNITS: [(&str, u64); 5] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
 const SIZE_UNITS: [(&str, u64); 4] = [("", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
@@ -63,6 +68,17 @@ impl FromStr for Size {
     }
 }
 
+impl FromStr for Reserve {
+    type Err = &'static str;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let reserve = match text.strip_suffix('%') {
+            Some(share) => share.trim_end().parse().ok().filter(|share| *share <= 100).map(open::Reserve::Percent),
+            None => parse(text, &SIZE_UNITS).map(open::Reserve::Bytes),
+        };
+        reserve.map(Self).ok_or("a share of the disk, e.g. \"5%\", or a size, e.g. \"2GiB\", is needed")
+    }
+}
+
 impl fmt::Display for Duration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         print(self.0.as_millis() as u64, &DURATION_UNITS, f)
@@ -92,7 +108,7 @@ macro_rules! from_text {
         }
     )*};
 }
-from_text!(Duration Size);
+from_text!(Duration Size Reserve);
 
 #[cfg(test)]
 mod tests {
@@ -115,6 +131,17 @@ mod tests {
         }
         for bad in ["", "1KB", "1mib", "x", "1TiB"] {
             assert!(bad.parse::<Size>().is_err(), "{bad}");
+        }
+        for (text, reserve) in [
+            ("5%", open::Reserve::Percent(5)),
+            ("100 %", open::Reserve::Percent(100)),
+            ("2GiB", open::Reserve::Bytes(2 << 30)),
+            ("0", open::Reserve::Bytes(0)),
+        ] {
+            assert_eq!(text.parse::<Reserve>().expect("a reserve").0, reserve, "{text}");
+        }
+        for bad in ["", "%", "101%", "-1%", "5 percent", "2.5%"] {
+            assert!(bad.parse::<Reserve>().is_err(), "{bad}");
         }
         assert_eq!(Size(3 << 20).to_string(), "3MiB");
         assert_eq!(Duration(time::Duration::from_secs(90)).to_string(), "90s");

@@ -9,6 +9,7 @@ mod expiry;
 use nexxus_storage::{
     ErrorKind, Registry, Result,
     model::{AppId, DeviceId, Offset, Problem, Timestamp, UserId, problem::ProblemKind},
+    open::Demand,
     registry::{
         Expect, Key, Kind, Write,
         records::{Connection, Device, Session, UserDevice},
@@ -69,6 +70,7 @@ impl Domain {
                     registry.put(&changed, Expect::Revision(revision)).await.map(|()| (changed, false))
                 }
                 None => {
+                    self.backends.admit(Demand::Record)?;
                     let device = self
                         .new_device(app.id(), identified.caller.user.clone(), id.clone(), name.clone(), keep_for)
                         .await?;
@@ -344,8 +346,9 @@ impl Domain {
         Ok(acknowledged.unwrap_or(device.registered_at))
     }
 
-    /// Moves the cursor; an older offset does not turn it back. Durable within a second, or on return.
+    /// Moves the cursor; an older offset does not turn it back. Durable within a second, or on return. 507 when the disk is full.
     pub async fn acknowledge(&self, device: &Device, offset: Offset, at_once: bool) -> Result<(), Problem> {
+        self.backends.admit(Demand::Record)?;
         self.cursors.acknowledge(&device.app, &device.id, offset);
         if at_once {
             self.cursors.flush(&*self.backends.registry).await?;

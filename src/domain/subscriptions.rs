@@ -14,6 +14,7 @@ use nexxus_storage::{
         problem::ProblemKind,
         rules::Action,
     },
+    open::Demand,
     registry::{
         Expect, Key, Kind, Write,
         records::{self, Subscription},
@@ -177,6 +178,7 @@ impl Domain {
             if let Some((known, _)) = registry.load::<Subscription>(&key).await? {
                 return Ok((known, false));
             }
+            self.backends.admit(Demand::Record)?;
             self.refuse_one_too_many(app, device).await?;
             // An expiry that has read the device before it was written here fails.
             let Some((record, revision)) = self.device_record(app.id(), device).await? else {

@@ -31,6 +31,7 @@ impl Ground {
         let flags = vec![
             flag("data.dir", &dir.path().to_string_lossy()),
             flag("data.segment_bytes", "8MiB"),
+            flag("data.reserve", "0"),
             flag("limits.subscriptions_per_device", "3"),
         ];
         let sources = Sources { file: None, environment: Vec::new(), flags };

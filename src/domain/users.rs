@@ -7,6 +7,7 @@ mod forms;
 use nexxus_storage::{
     ErrorKind,
     model::{AppId, DeviceId, FieldError, Problem, Timestamp, UserId, change::UserFacts, problem::ProblemKind},
+    open::Demand,
     registry::{
         Expect, Key, Kind, Write,
         records::{self, Session, UserDevice, UserName},
@@ -107,6 +108,7 @@ impl Domain {
     /// Everything of a new user is checked, the cheap things first.
     async fn new_user(&self, app: &Application, new: NewUser, by_admin: bool) -> Result<records::User, Problem> {
         let facts = app.new_facts(new.user_type, new.details, by_admin)?;
+        self.backends.admit(Demand::Growth)?;
         self.refuse_taken(app, &new.username).await?;
         let password_hash = Some(self.identity.passwords.hash(new.password).await?);
         let now = Timestamp::now();

@@ -20,6 +20,7 @@ use crate::{
 pub mod indexer;
 mod layout;
 mod retention;
+pub mod space;
 #[cfg(test)]
 mod tests;
 mod upkeep;
@@ -28,6 +29,7 @@ pub(crate) mod wire;
 use self::{
     indexer::StreamIndexer,
     retention::History,
+    space::{Demand, Room, Space},
     upkeep::{Duties, Upkeep},
 };
 
@@ -93,6 +95,7 @@ impl Engine {
                 Box::new(move || needed_by_documents.committed()),
             ],
             releasing: Box::new(move |below| told.forget_deletes_below(below)),
+            space: Space::of_dir(dir, settings.reserve),
         });
         let upkeep = Upkeep::start(duties.clone())?;
         Ok(Self { inner: Arc::new(Inner { journal, registry, documents, duties, upkeep, backing_up: Arc::default() }) })
@@ -133,6 +136,16 @@ impl Engine {
     /// Held while a backup is taken.
     pub(crate) fn backing_up(&self) -> Arc<tokio::sync::Mutex<()>> {
         self.inner.backing_up.clone()
+    }
+
+    /// `DiskFull` when the disk has no room for this.
+    pub fn admit(&self, demand: Demand) -> Result<()> {
+        self.inner.duties.space.admit(demand)
+    }
+
+    /// How much room the disk has.
+    pub fn room(&self) -> Room {
+        self.inner.duties.space.room()
     }
 
     /// Waits until a part has failed for good: the process has to stop with this error.
@@ -177,11 +190,14 @@ impl Engine {
             "fsyncSecondsAtOpen": journal.fsync_at_open().as_secs_f64(),
         });
         let registry = json!({ "flushed": self.inner.registry.flushed() });
-        Ok(json!({ "journal": journal, "registry": registry, "documents": self.inner.documents.statistics().await? }))
+        let disk = self.inner.duties.space.figures();
+        let documents = self.inner.documents.statistics().await?;
+        Ok(json!({ "journal": journal, "registry": registry, "documents": documents, "disk": disk }))
     }
 }
 
-fn open_journal(dir: &Path, segment_bytes: u32) -> Result<Journal> {
+/// Opens the journal of a data directory. Blocking.
+pub(crate) fn open_journal(dir: &Path, segment_bytes: u32) -> Result<Journal> {
     Journal::open(journal::Options {
         dir: dir.join("journal"),
         indexer: Arc::new(StreamIndexer),

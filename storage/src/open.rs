@@ -5,6 +5,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use serde_json::Value;
 use tokio::sync::{RwLock, RwLockReadGuard};
 
+pub use crate::embedded::space::{Demand, Reserve, Room};
 use crate::{
     ChangeLog, Documents, Error, ErrorKind, Queues, Registry, Result,
     backup::{About, Snapshot},
@@ -24,6 +25,8 @@ pub struct Settings {
     pub documents: String,
     /// `data.dir`
     pub dir: PathBuf,
+    /// `data.reserve`: free space of its disk that is kept for what was accepted already.
+    pub reserve: Reserve,
     /// Size of a journal segment in bytes.
     pub segment_bytes: u32,
     /// How long and how much of the change log is kept, whichever ends first.
@@ -51,7 +54,9 @@ pub struct Backends {
 
 /// Opens every backend. `Invalid` for an adapter that does not exist, `Unsupported` for one that this build lacks.
 pub async fn open(settings: Settings) -> Result<Backends> {
-    check(&settings)?;
+    settings
+        .check_adapters()
+        .map_err(|refused| Error::new(refused.kind, "open", format!("`{}`: {}", refused.key, refused.why)))?;
     let opening = tokio::task::spawn_blocking(move || embedded::Engine::open(&settings));
     let engine = opening
         .await
@@ -74,26 +79,36 @@ const CHANGE_LOGS: [Adapter; 2] = [("journal", None), ("redis", Some("redis"))];
 const REGISTRIES: [Adapter; 2] = [("sled", None), ("redis", Some("redis"))];
 const DOCUMENTS: [Adapter; 2] = [("tantivy", None), ("elasticsearch", Some("elasticsearch"))];
 
-fn check(settings: &Settings) -> Result<()> {
-    check_adapter("message_queue.adapter", &settings.queues, &QUEUES)?;
-    check_adapter("change_log.adapter", &settings.change_log, &CHANGE_LOGS)?;
-    check_adapter("registry.adapter", &settings.registry, &REGISTRIES)?;
-    check_adapter("database.adapter", &settings.documents, &DOCUMENTS)
+/// A setting that names an adapter which this build cannot give.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefusedAdapter {
+    /// The setting, e.g. `registry.adapter`.
+    pub key: &'static str,
+    /// `Unsupported` where another build has it, `Invalid` where none has.
+    pub kind: ErrorKind,
+    /// What is wrong with the name, and which ones are allowed.
+    pub why: String,
 }
 
-fn check_adapter(key: &str, asked: &str, known: &[Adapter]) -> Result<()> {
-    match known.iter().find(|(name, _)| *name == asked) {
-        Some((_, None)) => Ok(()),
-        Some((_, Some(feature))) => {
-            let message = format!("{key} = \"{asked}\": compiled without the feature `{feature}`");
-            Err(Error::new(ErrorKind::Unsupported, "open", message))
-        }
-        None => {
-            let allowed: Vec<_> = known.iter().map(|(name, _)| format!("`{name}`")).collect();
-            let message = format!("{key} = \"{asked}\": allowed is {}", allowed.join(" or "));
-            Err(Error::new(ErrorKind::Invalid, "open", message))
-        }
+impl Settings {
+    /// Whether this build has every adapter that is asked for; so that a configuration can be refused before anything is opened.
+    pub fn check_adapters(&self) -> Result<(), RefusedAdapter> {
+        check_adapter("message_queue.adapter", &self.queues, &QUEUES)?;
+        check_adapter("change_log.adapter", &self.change_log, &CHANGE_LOGS)?;
+        check_adapter("registry.adapter", &self.registry, &REGISTRIES)?;
+        check_adapter("database.adapter", &self.documents, &DOCUMENTS)
     }
+}
+
+fn check_adapter(key: &'static str, asked: &str, known: &[Adapter]) -> Result<(), RefusedAdapter> {
+    let (kind, wrong) = match known.iter().find(|(name, _)| *name == asked) {
+        Some((_, None)) => return Ok(()),
+        Some((_, Some(feature))) => (ErrorKind::Unsupported, format!("compiled without the feature \"{feature}\"")),
+        None => (ErrorKind::Invalid, format!("there is no adapter \"{asked}\"")),
+    };
+    let built = known.iter().filter(|(_, feature)| feature.is_none());
+    let allowed: Vec<_> = built.map(|(name, _)| format!("\"{name}\"")).collect();
+    Err(RefusedAdapter { key, kind, why: format!("{wrong}: {} is allowed", allowed.join(" or ")) })
 }
 
 impl Backends {
@@ -118,7 +133,18 @@ impl Backends {
         self.engine.close().await
     }
 
-    /// Numbers for operators, as a JSON object: `journal`, `registry`, `documents`.
+    /// Whether there is room for a call from outside: `DiskFull` when there is not. To be asked before anything is accepted; what
+    /// was accepted always fits.
+    pub fn admit(&self, demand: Demand) -> Result<()> {
+        self.engine.admit(demand)
+    }
+
+    /// How much room the disk of the data has.
+    pub fn room(&self) -> Room {
+        self.engine.room()
+    }
+
+    /// Numbers for operators, as a JSON object: `journal`, `registry`, `documents`, `disk`.
     pub async fn statistics(&self) -> Result<Value> {
         self.engine.statistics().await
     }

@@ -42,8 +42,7 @@ impl Server {
     }
 
     pub(crate) async fn start_in(dir: &Path, settings: &[(&str, &str)]) -> Self {
-        let environment: Vec<_> =
-            settings.iter().map(|(name, value)| (format!("NEXXUS_{name}"), (*value).to_owned())).collect();
+        let environment = environment(settings);
         let (child, url, admin_token) = launch(dir, &environment).await;
         Self { child, dir: dir.to_owned(), _owned_dir: None, environment, url, admin_token, client: http_client() }
     }
@@ -70,6 +69,12 @@ impl Server {
     /// The process, for signals.
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Starts it again on the same data, with other settings.
+    pub(crate) async fn restart_with(&mut self, settings: &[(&str, &str)]) {
+        self.environment = environment(settings);
+        self.restart().await;
     }
 
     /// Starts it again on the same data.
@@ -118,6 +123,12 @@ impl Drop for Server {
         let _gone = self.child.kill();
         let _gone = self.child.wait();
     }
+}
+
+/// Settings as environment variables. However full the disk is, tests go on.
+fn environment(settings: &[(&str, &str)]) -> Vec<(String, String)> {
+    let settings = [("DATA__RESERVE", "0")].iter().chain(settings);
+    settings.map(|(name, value)| (format!("NEXXUS_{name}"), (*value).to_owned())).collect()
 }
 
 pub(crate) fn signal(pid: u32, signal: &str) {

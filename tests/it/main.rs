@@ -8,6 +8,7 @@ mod bad_input;
 mod command_line;
 mod devices;
 mod first_minute;
+mod full_disk;
 mod queries;
 mod real_tables;
 mod rules;

@@ -256,7 +256,7 @@ async fn operators_see_how_it_is() {
     let anonymous = http_client();
     let get = |path: &str| anna.send(anonymous.get(format!("{}{path}", server.url)));
     assert_eq!(get("/healthz").await.expect(StatusCode::OK), json!({ "status": "ok" }));
-    assert_eq!(get("/readyz").await.expect(StatusCode::OK), json!({ "status": "ready" }));
+    assert_eq!(get("/readyz").await.expect(StatusCode::OK), json!({ "status": "ready", "disk": "ample" }));
     assert_eq!(get("/version").await.expect(StatusCode::OK)["name"], "nexxus");
     let metrics = get("/metrics").await.expect(StatusCode::OK);
     let counted = r#"nexxus_http_requests_total{route="/model/{type}",status="202"} 1"#;

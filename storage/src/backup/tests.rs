@@ -30,6 +30,7 @@ fn settings(dir: &Path) -> Settings {
         registry: "sled".into(),
         documents: "tantivy".into(),
         dir: dir.to_owned(),
+        reserve: crate::open::Reserve::Bytes(0),
         segment_bytes: 1 << 20,
         history_age: Duration::from_secs(3600),
         history_bytes: 1 << 30,

@@ -14,7 +14,7 @@ use crate::{
     changelog::LogEntry,
     documents::Stored,
     model::{AppId, ChangeId, Document, Entry, Event, Offset, Timestamp},
-    open::open,
+    open::{Reserve, open},
     queue::{Delivery, Durability, Message, Payload},
     registry::{
         Expect,
@@ -33,6 +33,7 @@ fn settings(dir: &Path) -> Settings {
         registry: "sled".into(),
         documents: "tantivy".into(),
         dir: dir.to_owned(),
+        reserve: Reserve::Bytes(0),
         segment_bytes: 1 << 20,
         history_age: Duration::from_secs(3600),
         history_bytes: 1 << 30,
@@ -58,16 +59,7 @@ fn create(app: &AppId, offset: Offset, text: &str) -> Entry {
 }
 
 fn message(app: &AppId, text: &str) -> Message {
-    Message {
-        id: ChangeId::generate(),
-        app: Some(app.clone()),
-        offset: None,
-        time: Timestamp::now(),
-        trace: None,
-        dead: None,
-        durable: true,
-        payload: Payload::from(Bytes::copy_from_slice(text.as_bytes())),
-    }
+    Message::new(ChangeId::generate(), Some(app.clone()), Payload::from(Bytes::copy_from_slice(text.as_bytes())))
 }
 
 fn texts(deliveries: &[Delivery]) -> Vec<String> {
@@ -153,6 +145,7 @@ async fn the_statistics_speak_of_every_part() {
     let statistics = backends.statistics().await.expect("statistics");
     assert!(statistics["journal"]["fsyncs"].as_u64().expect("a count") > 0, "{statistics}");
     assert!(statistics["documents"].is_object() && statistics["registry"].is_object(), "{statistics}");
+    assert_eq!(statistics["disk"]["room"], "ample", "{statistics}");
     backends.close().await.expect("it closes");
 }
 
@@ -166,11 +159,12 @@ async fn adapters_that_are_not_there_are_refused() {
         assert_eq!((error.kind, error.message.contains(says)), (kind, true), "{error}");
     };
     let unsupported = ErrorKind::Unsupported;
-    check(|s| s.queues = "rabbitmq".into(), unsupported, "compiled without the feature `rabbitmq`").await;
-    check(|s| s.registry = "redis".into(), unsupported, "compiled without the feature `redis`").await;
-    check(|s| s.change_log = "redis".into(), unsupported, "compiled without the feature `redis`").await;
-    check(|s| s.documents = "elasticsearch".into(), unsupported, "the feature `elasticsearch`").await;
-    check(|s| s.queues = "kafka".into(), ErrorKind::Invalid, "allowed is `embedded` or `rabbitmq`").await;
+    check(|s| s.queues = "rabbitmq".into(), unsupported, r#"compiled without the feature "rabbitmq""#).await;
+    check(|s| s.registry = "redis".into(), unsupported, r#"compiled without the feature "redis""#).await;
+    check(|s| s.change_log = "redis".into(), unsupported, r#"compiled without the feature "redis""#).await;
+    check(|s| s.documents = "elasticsearch".into(), unsupported, r#"the feature "elasticsearch""#).await;
+    check(|s| s.queues = "kafka".into(), ErrorKind::Invalid, r#"there is no adapter "kafka": "embedded" is allowed"#)
+        .await;
     check(|s| s.documents = String::new(), ErrorKind::Invalid, "database.adapter").await;
     assert!(!dir.path().join("never-made").exists());
 }
@@ -204,6 +198,7 @@ impl Small {
             history: History { age: Duration::from_secs(3600), bytes: Self::HISTORY },
             settled: vec![Box::new(move || settled.load(Ordering::Relaxed))],
             releasing: Box::new(|_| {}),
+            space: Space::of_dir(self.dir.path(), Reserve::Bytes(0)),
         });
     }
 

@@ -1,12 +1,15 @@
-//! The thread that keeps the journal in bounds: it writes what is written lazily, lets memory go of what was indexed, and releases
-//! segments.
+//! The thread that keeps the journal in bounds: it writes what is written lazily, lets memory go of what was indexed, releases
+//! segments, and watches the free space of the disk.
 
 use std::{sync::Arc, thread::JoinHandle, time::Duration};
 
 use parking_lot::{Condvar, Mutex};
 use tracing::{debug, info, warn};
 
-use super::retention::{History, Progress, releasable};
+use super::{
+    retention::{History, Progress, releasable},
+    space::Space,
+};
 use crate::{
     Error, ErrorKind, Result, changelog::embedded::EmbeddedChangeLog, journal::Journal, model::Timestamp,
     queue::embedded::EmbeddedQueues,
@@ -30,6 +33,7 @@ pub(crate) struct Duties {
     pub(crate) settled: Vec<Settled>,
     /// Told when everything below a sequence is about to go.
     pub(crate) releasing: Box<dyn Fn(u64) + Send + Sync>,
+    pub(crate) space: Space,
 }
 
 /// A release that was prepared: it happens when what was carried is durable.
@@ -135,6 +139,7 @@ fn run(duties: &Duties, stop: &Stop) {
     let mut prepared = None;
     let mut round = 0_u32;
     while !stop.wait(SAVE_EVERY) {
+        duties.space.look();
         report("write marks", duties.save());
         round = round.wrapping_add(1);
         if round.is_multiple_of(ROUNDS_PER_LOOK) {
