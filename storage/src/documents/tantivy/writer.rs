@@ -120,6 +120,9 @@ impl Writer {
         let mut policy = LogMergePolicy::default();
         policy.set_del_docs_ratio_before_merge(DELETED_SHARE);
         writer.set_merge_policy(Box::new(policy));
+        // The first operation of a writer gets the number of the last commit. A merge that begins before the next one takes it as done
+        // in segments of which that commit deleted something, and never looks at it again: so it is one that deletes nothing.
+        writer.delete_term(Term::from_field_text(self.shared.fields.key, ""));
         Ok(writer)
     }
 

@@ -36,6 +36,8 @@ struct State {
 enum Commits {
     #[default]
     Pass,
+    /// One passes, then they fail.
+    PassOne,
     Hold,
     Fail,
 }
@@ -57,6 +59,11 @@ impl Disk {
     pub(super) fn fail_commits(&self) {
         self.state.0.lock().commits = Commits::Fail;
         self.state.1.notify_all();
+    }
+
+    /// The next commit is the last one: no merge that follows it comes to its end.
+    pub(super) fn pass_one_commit(&self) {
+        self.state.0.lock().commits = Commits::PassOne;
     }
 
     pub(super) fn pass_commits(&self) {
@@ -95,6 +102,10 @@ impl Disk {
         state.held -= 1;
         match state.commits {
             Commits::Fail => Err(io::Error::other("the process is gone")),
+            Commits::PassOne => {
+                state.commits = Commits::Fail;
+                Ok(())
+            }
             _ => Ok(()),
         }
     }

@@ -62,6 +62,35 @@ async fn an_entry_that_nobody_applies_is_applied_in_the_end() {
     assert!(is_whole(&store));
 }
 
+/// tantivy gives the first operation of a new writer the number of the last commit. A merge that began before that was committed passed
+/// it over in segments of which the last commit had deleted something: the old document stayed beside the new one.
+#[tokio::test]
+async fn the_first_document_after_a_start_is_replaced_like_any_other() {
+    let mut store = Store::new();
+    let mut author = Author::new(&store, "a");
+    // A large segment without deletes, and a small one of which so much is deleted that the next start merges them.
+    for numbers in [0..12, 20..24, 20..22] {
+        for number in numbers {
+            author.put(&format!("x{number}"), json!({})).await;
+        }
+        // They are not merged at once, so that it is left to the next start.
+        store.disk.pass_one_commit();
+        store.tantivy().commit().await.expect("committed");
+    }
+    let written = author.written();
+    drop(author);
+    store.crash().await;
+    let mut author = Author::new(&store, "a");
+    author.resume(written);
+    author.put("x23", json!({ "title": "newer" })).await;
+    store.tantivy().commit().await.expect("committed");
+    for number in 0..5 {
+        author.put(&format!("y{number}"), json!({})).await;
+        store.tantivy().commit().await.expect("committed");
+    }
+    assert_eq!(count_in_index(&store).await, author.live.len() as u64);
+}
+
 #[tokio::test]
 async fn records_of_others_do_not_hold_the_journal() {
     let store = Store::new();
