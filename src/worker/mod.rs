@@ -70,6 +70,12 @@ pub trait Worker: Send {
         Ok(())
     }
 
+    /// A message cannot be read, and goes to the dead letters with this reason: all that is known of it is what travels beside its
+    /// payload.
+    async fn unreadable(&mut self, _message: &Message, _reason: &str, _out: &mut Outbox) -> Result<(), Error> {
+        Ok(())
+    }
+
     /// Called about once a second while nothing arrives, and between batches.
     async fn tick(&mut self, _out: &mut Outbox) -> Result<(), Error> {
         Ok(())

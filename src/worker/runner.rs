@@ -13,7 +13,7 @@ use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 use futures_util::FutureExt;
 use metrics::{counter, histogram};
 use nexxus_storage::{
-    Consumer, Error, ErrorKind, Queues, Result,
+    Consumer, Error, ErrorKind, Queues, Result, failpoint,
     model::Timestamp,
     queue::{Death, Delivery, Durability, Message, Receipt},
 };
@@ -136,14 +136,14 @@ impl<W: Worker> Runner<W> {
             receipts: Vec::with_capacity(n_deliveries),
         };
         for delivery in deliveries {
-            match W::Input::from_message(&delivery.message) {
+            match read::<W::Input>(&delivery.message) {
                 Ok(body) => {
                     batch.received.push(received(&delivery, body));
                     batch.raw.push(delivery.message);
                     batch.receipts.push(delivery.receipt);
                 }
                 Err(error) => {
-                    self.bury(&delivery.message, &error.to_string(), 1).await?;
+                    self.give_up_unread(&delivery.message, &error).await?;
                     consumer.ack(vec![delivery.receipt]).await?;
                 }
             }
@@ -167,7 +167,9 @@ impl<W: Worker> Runner<W> {
                 self.handle_alone(message, raw).await?;
             }
         }
-        consumer.ack(batch.receipts).await
+        failpoint::reach_about("runner.told", || self.input.stage.to_owned())?;
+        consumer.ack(batch.receipts).await?;
+        failpoint::reach_about("runner.acknowledged", || self.input.stage.to_owned())
     }
 
     /// One message, tried until it is done or buried.
@@ -193,7 +195,7 @@ impl<W: Worker> Runner<W> {
         Ok(())
     }
 
-    /// A message failed for good. It goes to the dead letters even if the worker cannot do what should go with that.
+    /// A message failed for good.
     async fn give_up(&mut self, message: &Received<W::Input>, raw: &Message, error: &Error) -> Result<()> {
         let reason = error.to_string();
         let ending = async {
@@ -201,14 +203,32 @@ impl<W: Worker> Runner<W> {
             self.publish().await?;
             self.worker.told().await
         };
-        if let Err(error) = contained("give up message", ending).await {
+        let told = contained("give up message", ending).await;
+        self.end(raw, told, &reason, TRIES).await
+    }
+
+    /// A message that cannot be read will never be handled: it is not tried again.
+    async fn give_up_unread(&mut self, raw: &Message, error: &Error) -> Result<()> {
+        let reason = error.to_string();
+        let ending = async {
+            self.worker.unreadable(raw, &reason, &mut self.out).await?;
+            self.publish().await?;
+            self.worker.told().await
+        };
+        let told = contained("give up message", ending).await;
+        self.end(raw, told, &reason, 1).await
+    }
+
+    /// A message goes to the dead letters even if the worker cannot do what should go with that.
+    async fn end(&mut self, raw: &Message, told: Result<()>, reason: &str, tries: u32) -> Result<()> {
+        if let Err(error) = told {
             self.out.take();
             if is_absence(&error) {
                 return Err(error);
             }
-            error!(stage = self.input.stage, change = %message.id, %error, "the end of a message could not be told");
+            error!(stage = self.input.stage, change = %raw.id, %error, "the end of a message could not be told");
         }
-        self.bury(raw, &reason, TRIES).await
+        self.bury(raw, reason, tries).await
     }
 
     /// Handles and publishes; waits as long as a backend is absent. Gives an absence back only when the node is stopping.
@@ -233,9 +253,12 @@ impl<W: Worker> Runner<W> {
     }
 
     async fn attempt(&mut self, batch: &[Received<W::Input>]) -> Result<()> {
+        let stage = self.input.stage;
         let handling = async {
             self.worker.handle(batch, &mut self.out).await?;
+            failpoint::reach_about("runner.handled", || stage.to_owned())?;
             self.publish().await?;
+            failpoint::reach_about("runner.published", || stage.to_owned())?;
             self.worker.told().await
         };
         contained("handle message", handling).await
@@ -274,6 +297,11 @@ impl<W: Worker> Runner<W> {
             () = tokio::time::sleep(duration) => {}
         }
     }
+}
+
+fn read<T: Typed>(message: &Message) -> Result<Arc<T>> {
+    failpoint::reach_about("runner.decode", || message.trace.clone().unwrap_or_default())?;
+    T::from_message(message)
 }
 
 fn received<T>(delivery: &Delivery, body: Arc<T>) -> Received<T> {

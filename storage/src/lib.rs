@@ -13,6 +13,7 @@ pub mod conformance;
 pub mod documents;
 pub mod embedded;
 pub mod error;
+pub mod failpoint;
 pub mod journal;
 pub mod model;
 pub mod open;

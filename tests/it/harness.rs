@@ -55,7 +55,7 @@ impl Server {
 
     /// Asks it to stop; gives its exit code.
     pub(crate) fn stop(&mut self) -> Option<i32> {
-        signal(self.child.id(), "TERM");
+        signal(self.pid(), "TERM");
         let deadline = Instant::now() + PATIENCE;
         while Instant::now() < deadline {
             if let Some(status) = self.child.try_wait().expect("waited for") {
@@ -148,6 +148,10 @@ async fn launch(dir: &Path, environment: &[(String, String)]) -> (Child, String,
     let _gone = std::fs::remove_file(&addresses);
     let mut command = Command::new(env!("CARGO_BIN_EXE_nexxus"));
     command.arg("serve").arg("--data").arg(dir).current_dir(dir);
+    // What is meant for the test, or for whoever runs it.
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("NEXXUS_")) {
+        command.env_remove(name);
+    }
     command.env("NEXXUS_API__LISTEN", "127.0.0.1:0").env("NEXXUS_WORKERS__WEBSOCKET__PORT", "0");
     command.envs(environment.iter().map(|(name, value)| (name, value)));
     let log = std::fs::File::options().create(true).append(true).open(dir.join("server.log")).expect("a log");

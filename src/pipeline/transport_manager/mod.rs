@@ -16,6 +16,7 @@ use async_trait::async_trait;
 use nexxus_storage::{
     Error, ErrorKind, Result,
     changelog::Page,
+    failpoint,
     model::{AppId, Entry, Offset},
 };
 
@@ -89,6 +90,9 @@ impl TransportManager {
             if !matched.is_next(entry.offset) {
                 self.read_hole(matched, app, entry, out).await?;
             }
+            failpoint::reach_about("transport-manager.match", || {
+                entry.after().map(|document| document.id.to_string()).unwrap_or_default()
+            })?;
             self.match_one(matched, app, entry, out);
         }
         matched.send(app, &self.roster, out);

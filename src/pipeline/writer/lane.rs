@@ -9,8 +9,10 @@ use nexxus_storage::{
     Result,
     changelog::{LogEntry, Marks},
     documents::Stored,
+    failpoint,
     model::{
-        AppId, DocumentId, Entry, Event, ModelName, Offset, Problem, Timestamp, change::Subject, problem::ProblemKind,
+        AppId, ChangeId, DocumentId, Entry, Event, ModelName, Offset, Problem, Timestamp, change::Subject,
+        problem::ProblemKind,
     },
 };
 use tracing::info;
@@ -85,18 +87,16 @@ impl Lane {
         Ok(std::mem::take(&mut self.done))
     }
 
-    /// Logs that a command went to the dead letters.
-    pub(super) async fn refuse(&mut self, command: &Received<Command>, reason: &str) -> Result<Vec<Arc<Entry>>> {
+    /// Logs that a command went to the dead letters, where the log does not hold what became of it.
+    pub(super) async fn refuse(&mut self, change: ChangeId, refusal: Event) -> Result<Vec<Arc<Entry>>> {
         self.decided.clear();
         self.done.clear();
         if self.tail.is_none() {
             self.take_over().await?;
         }
-        let known = self.domain.backends.change_log.find(&self.app, &[command.id]).await?;
-        if known.iter().all(Option::is_none) && !matches!(command.body.intent, Intent::Barrier) {
-            let problem = Problem::new(ProblemKind::Internal, format!("the change could not be carried out: {reason}"));
-            let event = refusal(command, problem);
-            self.push(command, event);
+        let known = self.domain.backends.change_log.find(&self.app, &[change]).await?;
+        if known.iter().all(Option::is_none) {
+            self.push(change, refusal);
         }
         self.log_and_apply().await?;
         Ok(std::mem::take(&mut self.done))
@@ -128,6 +128,7 @@ impl Lane {
         if marks.head != marks.told {
             info!(app = %self.app, head = %marks.head, applied = %marks.applied, told = %marks.told, "took over");
         }
+        failpoint::reach("writer.took-over")?;
         self.tail = Some(marks.head);
         Ok(())
     }
@@ -172,7 +173,7 @@ impl Lane {
                 if self.is_of_former_life(command) =>
             {
                 let detail = "the application was deleted and made again since";
-                self.push(command, refusal(command, Problem::new(ProblemKind::Conflict, detail)));
+                self.push(command.id, refusal(command, Problem::new(ProblemKind::Conflict, detail)));
                 return Ok(());
             }
             Intent::Barrier => {
@@ -182,7 +183,7 @@ impl Lane {
             Intent::Define { definition, forced, new } => {
                 self.log_and_apply().await?;
                 let event = self.define(command, definition, *forced, *new).await?;
-                self.push(command, event);
+                self.push(command.id, event);
                 self.log_and_apply().await?;
                 if self.application.is_none() {
                     documents.forget(); // They went with the application.
@@ -192,14 +193,17 @@ impl Lane {
             Intent::ChangeUser { user, after } => {
                 self.log_and_apply().await?;
                 let event = self.change_user(command, user, after.as_ref()).await?;
-                self.push(command, event);
+                self.push(command.id, event);
                 return self.log_and_apply().await;
             }
             Intent::Create { .. } | Intent::Patch { .. } | Intent::Delete { .. } => {}
         }
+        failpoint::reach_about("writer.decide", || {
+            subject_of(&command.body.intent).map(|subject| subject.id.to_string()).unwrap_or_default()
+        })?;
         let event = self.decide_document(command, documents);
         documents.remember(&event);
-        self.push(command, event);
+        self.push(command.id, event);
         Ok(())
     }
 
@@ -237,12 +241,12 @@ impl Lane {
         Timestamp::now().max(self.last_time)
     }
 
-    fn push(&mut self, command: &Received<Command>, event: Event) {
+    fn push(&mut self, change_id: ChangeId, event: Event) {
         let last = self.decided.last().map(|entry| entry.offset).or(self.tail).unwrap_or_default();
         // The default tail is that of an application without a log: its first entry begins epoch 1.
         let offset = if last == Offset::default() { Offset::new(1, 1) } else { last.next() };
         self.last_time = self.now();
-        self.decided.push(Entry { offset, change_id: command.id, time: self.last_time, event });
+        self.decided.push(Entry { offset, change_id, time: self.last_time, event });
     }
 
     /// *Log*, then *apply*.
@@ -250,9 +254,11 @@ impl Lane {
         let (Some(tail), Some(last)) = (self.tail, self.decided.last()) else { return Ok(()) };
         let head = last.offset;
         let decided = std::mem::take(&mut self.decided);
+        failpoint::reach("writer.decided")?;
         let domain = self.domain.clone();
         let _applying = domain.backends.applying().await;
         let logged = self.domain.backends.change_log.append(&self.app, tail, decided).await?;
+        failpoint::reach("writer.logged")?;
         self.tail = Some(head);
         self.apply(&logged).await?;
         self.done.extend(logged.into_iter().map(|entry| entry.entry));
@@ -262,8 +268,10 @@ impl Lane {
     async fn apply(&mut self, logged: &[LogEntry]) -> Result<()> {
         let Some(last) = logged.last() else { return Ok(()) };
         self.domain.backends.documents.apply(&self.app, logged).await?;
+        failpoint::reach("writer.stored")?;
         self.apply_to_registry(logged).await?;
-        self.domain.backends.change_log.mark_applied(&self.app, last.entry.offset).await
+        self.domain.backends.change_log.mark_applied(&self.app, last.entry.offset).await?;
+        failpoint::reach("writer.applied")
     }
 
     /// Definitions in order; of each user what the last of these entries says, so that nobody sees what is over.
@@ -340,17 +348,26 @@ impl Documents {
 
 /// The refusal of a command, whatever it was about.
 pub(super) fn refusal(command: &Received<Command>, problem: Problem) -> Event {
-    let document = match &command.body.intent {
+    Event::Rejected {
+        document: subject_of(&command.body.intent),
+        device: command.body.caller.device.clone(),
+        problem: problem.with_change_id(command.id),
+    }
+}
+
+/// The document that a command is about.
+fn subject_of(intent: &Intent) -> Option<Subject> {
+    match intent {
         Intent::Create { model, id, .. } | Intent::Patch { model, id, .. } | Intent::Delete { model, id, .. } => {
             Some(Subject { model: model.clone(), id: id.clone() })
         }
         Intent::Define { .. } | Intent::ChangeUser { .. } | Intent::Barrier => None,
-    };
-    Event::Rejected {
-        document,
-        device: command.body.caller.device.clone(),
-        problem: problem.with_change_id(command.id),
     }
+}
+
+/// The problem of a command that went to the dead letters.
+pub(super) fn undone(reason: &str) -> Problem {
+    Problem::new(ProblemKind::Internal, format!("the change could not be carried out: {reason}"))
 }
 
 pub(super) fn no_application(app: &AppId) -> Problem {

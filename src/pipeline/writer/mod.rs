@@ -13,14 +13,14 @@ use async_trait::async_trait;
 use futures_util::future::join_all;
 use nexxus_storage::{
     Error, Result,
-    model::{AppId, ChangeId, Entry, Offset},
+    model::{AppId, ChangeId, Entry, Event, Offset},
     queue::{Message, Payload},
 };
 
 use self::lane::Lane;
 use crate::{
     domain::Domain,
-    messages::{Change, Command},
+    messages::{Change, Command, Intent},
     worker::{Outbox, Received, Worker},
 };
 
@@ -47,6 +47,16 @@ impl Writer {
             self.lanes.clear();
         }
         self.telling.clear();
+    }
+
+    /// Logs that a command went to the dead letters.
+    async fn refuse(&mut self, app: &AppId, change: ChangeId, refusal: Event, out: &mut Outbox) -> Result<(), Error> {
+        self.begin();
+        let mut lane = self.lanes.remove(app).unwrap_or_else(|| Lane::new(self.domain.clone(), app.clone()));
+        let entries = lane.refuse(change, refusal).await?;
+        self.tell(lane.app(), &entries, &Traces::new(), out);
+        self.lanes.insert(lane.app().clone(), lane);
+        Ok(())
     }
 
     fn tell(&mut self, app: &AppId, entries: &[Arc<Entry>], traces: &Traces, out: &mut Outbox) {
@@ -102,13 +112,18 @@ impl Worker for Writer {
     }
 
     async fn dead(&mut self, command: &Received<Command>, reason: &str, out: &mut Outbox) -> Result<(), Error> {
-        self.begin();
-        let app = command.body.app.clone();
-        let mut lane = self.lanes.remove(&app).unwrap_or_else(|| Lane::new(self.domain.clone(), app));
-        let entries = lane.refuse(command, reason).await?;
-        self.tell(lane.app(), &entries, &Traces::new(), out);
-        self.lanes.insert(lane.app().clone(), lane);
-        Ok(())
+        if matches!(command.body.intent, Intent::Barrier) {
+            return Ok(());
+        }
+        let refusal = lane::refusal(command, lane::undone(reason));
+        self.refuse(&command.body.app, command.id, refusal, out).await
+    }
+
+    /// What it was about nobody knows, nor whose it was; but whoever asks for the change is told.
+    async fn unreadable(&mut self, message: &Message, reason: &str, out: &mut Outbox) -> Result<(), Error> {
+        let Some(app) = message.app.as_ref().filter(|_| message.durable) else { return Ok(()) };
+        let problem = lane::undone(reason).with_change_id(message.id);
+        self.refuse(app, message.id, Event::Rejected { document: None, device: None, problem }, out).await
     }
 }
 
