@@ -12,7 +12,7 @@ pub use load::{ConfigError, DEFAULTS, Layers, Source, Sources, USUAL_FILE};
 /// `data.dir` where nothing else is said.
 pub const DEFAULT_DATA_DIR: &str = "data";
 
-pub use value::{Duration, Reserve, Size};
+pub use value::{Duration, Reserve, Share, Size};
 
 /// All settings of a process.
 #[derive(Debug, Clone, Deserialize)]
@@ -100,6 +100,7 @@ pub struct Limits {
     pub document_bytes: Size,
     pub subscriptions_per_device: usize,
     pub connection_buffer_bytes: Size,
+    pub replay_share: Share,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -273,6 +274,9 @@ impl Config {
             if !(least..=most).contains(&size.0) {
                 return refuse(key, &format!("{} to {} are allowed", Size(least), Size(most)));
             }
+        }
+        if self.limits.replay_share.percent == 0 {
+            return refuse("limits.replay_share", "1% to 100% are allowed");
         }
         // A command holds the whole document, and a record never spans two segments.
         if self.data.segment_bytes.0 < 4 * self.limits.document_bytes.0.max(self.limits.body_bytes.0) {

@@ -1,4 +1,4 @@
-//! Durations and sizes as people write them.
+//! Durations, sizes and shares as people write them.
 
 use std::{fmt, net::SocketAddr, str::FromStr, time};
 
@@ -16,6 +16,12 @@ pub struct Size(pub u64);
 /// Free space that is kept: a share of the disk (`"5%"`), or a size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reserve(pub open::Reserve);
+
+/// A part of a whole: `"5%"`, `"100%"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Share {
+    pub percent: u8,
+}
 
 const DURATION_UNITS: [(&str, u64); 5] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
 const SIZE_UNITS: [(&str, u64); 4] = [("", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
@@ -49,6 +55,22 @@ impl From<Duration> for time::Duration {
 impl Size {
     pub fn bytes(self) -> usize {
         usize::try_from(self.0).unwrap_or(usize::MAX)
+    }
+}
+
+impl Share {
+    /// `0.0` to `1.0`.
+    pub fn of_one(self) -> f64 {
+        f64::from(self.percent) / 100.0
+    }
+}
+
+impl FromStr for Share {
+    type Err = &'static str;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let percent = text.strip_suffix('%').and_then(|number| number.trim_end().parse().ok());
+        let percent = percent.filter(|percent| *percent <= 100);
+        Ok(Self { percent: percent.ok_or("a share is a whole number up to 100 with %, e.g. \"50%\"")? })
     }
 }
 
@@ -91,6 +113,12 @@ impl fmt::Display for Size {
     }
 }
 
+impl fmt::Display for Share {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}%", self.percent)
+    }
+}
+
 /// `"127.0.0.1:3000"`, `"[::1]:3000"`.
 pub(super) fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
     let text = String::deserialize(deserializer)?;
@@ -108,7 +136,7 @@ macro_rules! from_text {
         }
     )*};
 }
-from_text!(Duration Size Reserve);
+from_text!(Duration Size Reserve Share);
 
 #[cfg(test)]
 mod tests {
@@ -142,6 +170,12 @@ mod tests {
         }
         for bad in ["", "%", "101%", "-1%", "5 percent", "2.5%"] {
             assert!(bad.parse::<Reserve>().is_err(), "{bad}");
+        }
+        for (text, share) in [("5%", 0.05), ("100 %", 1.0), ("0%", 0.0)] {
+            assert_eq!(text.parse::<Share>().expect("a share").of_one(), share, "{text}");
+        }
+        for bad in ["", "%", "5", "101%", "-1%", "0.5%"] {
+            assert!(bad.parse::<Share>().is_err(), "{bad}");
         }
         assert_eq!(Size(3 << 20).to_string(), "3MiB");
         assert_eq!(Duration(time::Duration::from_secs(90)).to_string(), "90s");

@@ -104,15 +104,19 @@ impl Crowd {
                 }
             }
             Event::UserChanged { user, after, .. } => {
-                let Some(known) = self.users.get_mut(user) else { return altered };
-                known.facts = after.clone().unwrap_or_default();
-                let theirs: Vec<_> =
-                    known.subscriptions.iter().filter_map(|id| self.subscriptions.get(id)).cloned().collect();
-                theirs.iter().for_each(|subscription| self.compile(subscription));
+                self.know(user, after.clone().unwrap_or_default());
             }
             _ => {}
         }
         altered
+    }
+
+    /// What rules know of a user from here on.
+    pub fn know(&mut self, user: &UserId, facts: UserFacts) {
+        let Some(known) = self.users.get_mut(user).filter(|known| known.facts != facts) else { return };
+        known.facts = facts;
+        let theirs: Vec<_> = known.subscriptions.iter().filter_map(|id| self.subscriptions.get(id)).cloned().collect();
+        theirs.iter().for_each(|subscription| self.compile(subscription));
     }
 
     pub fn define(&mut self, application: Option<Arc<Application>>) {

@@ -11,6 +11,7 @@ use tokio::sync::broadcast::error::RecvError;
 use tracing::info;
 
 use super::{
+    catch_up::CatchUp,
     connection::{Close, Connection},
     rooms::Rooms,
 };
@@ -25,12 +26,15 @@ pub struct Hub {
     pub(super) domain: Domain,
     /// The queue that the transport manager reaches this worker by.
     pub(super) queue: Arc<str>,
-    pub(super) rooms: Rooms,
+    pub(super) rooms: Arc<Rooms>,
+    pub(super) catch_up: Arc<CatchUp>,
 }
 
 impl Hub {
     pub fn new(domain: Domain, queue: &str) -> Arc<Self> {
-        Arc::new(Self { domain, queue: queue.into(), rooms: Rooms::default() })
+        let rooms = Arc::<Rooms>::default();
+        let catch_up = CatchUp::new(domain.clone(), rooms.clone());
+        Arc::new(Self { domain, queue: queue.into(), rooms, catch_up })
     }
 
     /// Closes what is revoked; at the stop, closes everything and waits until all sessions have ended.

@@ -2,7 +2,7 @@
 //!
 //! The [`hub`] knows every connection of this worker and how far the log was covered for each application ([`rooms`]). A [`session`] is one
 //! connection from `hello` to its close: live while its buffer takes what comes, in [`catch_up`] when it resumes, has just
-//! joined, or was too slow. [`websocket`] is the wire.
+//! joined, or was too slow: a scan of the change log serves all that are. [`websocket`] is the wire.
 
 pub mod catch_up;
 pub mod connection;

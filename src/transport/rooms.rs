@@ -110,21 +110,29 @@ impl Rooms {
     }
 
     /// Lets a connection that has read the log up to `position`, its end, go live, if live frames go on from there: the transport
-    /// manager must match everything above `position` with this connection known (`attached_at`).
-    pub fn try_join(&self, app: &AppId, connection: &Arc<Connection>, position: Offset, attached_at: Offset) -> bool {
-        let Some(room) = self.room(app) else { return false };
+    /// manager must match everything above `position` with this connection known.
+    pub fn try_join(&self, app: &AppId, connection: &Connection, position: Offset) {
+        let Some(room) = self.room(app) else { return };
         let state = room.state.lock();
-        let Some(upto) = state.upto else { return false };
-        let joins = position >= attached_at && position.epoch == upto.epoch;
-        if joins {
+        if let Some(upto) = state.upto
+            && position >= connection.attached_at()
+            && position.epoch == upto.epoch
+        {
             connection.join(position, upto);
         }
-        joins
     }
 
     /// How far the log was covered for an application.
     pub fn covered(&self, app: &AppId) -> Option<Offset> {
         self.room(app)?.state.lock().upto
+    }
+
+    /// Up to where a device has got everything that concerns it, over one of its connections here.
+    pub fn sent_to(&self, app: &AppId, device: &DeviceId) -> Offset {
+        let Some(room) = self.room(app) else { return Offset::default() };
+        let state = room.state.lock();
+        let connections = state.devices.get(device).into_iter().flat_map(|held| &held.connections);
+        connections.map(|connection| connection.sent(state.upto)).max().unwrap_or_default()
     }
 
     /// Up to where a connection has got everything that concerns it; none while something of that waits.
@@ -153,9 +161,8 @@ impl Rooms {
                 state.connections().for_each(|connection| connection.fall_back(upto));
                 return 0;
             }
-            Some(_) => {}
-            // Now those that wait know where to join.
-            None => state.connections().for_each(|connection| connection.wake()),
+            // Nobody is live before the first message.
+            Some(_) | None => {}
         }
         let mut n_deliveries = 0;
         for message in &message.messages {
@@ -260,31 +267,38 @@ mod tests {
         }
     }
 
+    /// It asks to be read on for: from where.
     fn reads_from(connection: &Connection) -> Offset {
-        match connection.next() {
-            Next::CatchUp { from, upto: None } => from,
-            other => panic!("not catching up: {other:?}"),
-        }
+        assert_eq!(connection.next(), Next::CatchUp);
+        let from = connection.ride();
+        connection.leave();
+        from
+    }
+
+    /// Whether it is live, or will be, when it has read the log up to here.
+    fn joins(rooms: &Rooms, connection: &Connection, position: Offset) -> bool {
+        rooms.try_join(&app(), connection, position);
+        connection.is_live()
     }
 
     #[test]
     fn a_connection_joins_where_the_hub_stands() {
         let rooms = Rooms::default();
         let connection = attach(&rooms, "d", 5);
-        assert!(!rooms.try_join(&app(), &connection, at(5), at(5)), "nothing is covered yet");
+        connection.begin(at(5), at(6));
+        assert!(!joins(&rooms, &connection, at(6)), "nothing is covered yet");
         rooms.deliver(&stretch(7, 7, &[(7, &["d"])]));
         assert_eq!(reads_from(&connection), at(5));
-        assert!(!rooms.try_join(&app(), &connection, at(5), at(6)), "it was attached above what it has read");
-        assert!(rooms.try_join(&app(), &connection, at(6), at(6)));
+        assert!(!joins(&rooms, &connection, at(5)), "it was attached above what it has read");
+        assert!(joins(&rooms, &connection, at(6)));
         rooms.deliver(&stretch(7, 9, &[(9, &["d"])]));
-        assert_eq!(connection.next(), Next::CatchUp { from: at(6), upto: Some(at(7)) });
+        assert_eq!(connection.next(), Next::CatchUp, "seven is still to be read");
         connection.read_to(at(7));
         assert_eq!(texts(&connection), ["9"]);
 
         let other = attach(&rooms, "e", 5);
-        let next_epoch = Offset::new(2, 1);
-        assert!(!rooms.try_join(&app(), &other, next_epoch, at(6)), "the hub stands in another epoch");
-        assert!(rooms.try_join(&app(), &other, at(11), at(6)));
+        assert!(!joins(&rooms, &other, Offset::new(2, 1)), "the hub stands in another epoch");
+        assert!(joins(&rooms, &other, at(11)));
         rooms.deliver(&stretch(9, 12, &[(11, &["d", "e"]), (12, &["d", "e"])]));
         assert_eq!(texts(&other), ["12"]);
         assert_eq!(texts(&connection), ["11", "12"]);
@@ -293,7 +307,7 @@ mod tests {
     fn live(rooms: &Rooms, name: &str, at_position: u64) -> Arc<Connection> {
         let connection = attach(rooms, name, at_position);
         rooms.deliver(&stretch(at_position, at_position, &[]));
-        assert!(rooms.try_join(&app(), &connection, at(at_position), at(at_position)));
+        assert!(joins(rooms, &connection, at(at_position)));
         connection
     }
 
@@ -318,7 +332,7 @@ mod tests {
         let (one, other) = (live(&rooms, "d", 5), live(&rooms, "e", 5));
         rooms.deliver(&stretch(8, 9, &[(9, &["d"])]));
         assert_eq!((reads_from(&one), reads_from(&other)), (at(5), at(5)));
-        assert!(rooms.try_join(&app(), &one, at(10), at(5)));
+        assert!(joins(&rooms, &one, at(10)));
         rooms.deliver(&stretch(9, 11, &[(10, &["d"]), (11, &["d"])]));
         assert_eq!(texts(&one), ["11"]);
     }
@@ -338,7 +352,7 @@ mod tests {
         assert_eq!(connection.next(), Next::Nothing, "something came");
         look_after(16, 9);
         assert_eq!(reads_from(&connection), at(6));
-        assert!(rooms.try_join(&app(), &connection, at(9), at(5)));
+        assert!(joins(&rooms, &connection, at(9)));
         rooms.deliver(&stretch(9, 10, &[(10, &["d"])]));
         assert_eq!(reads_from(&connection), at(9), "who has read more than the hub knows of loses nothing");
     }
@@ -353,6 +367,9 @@ mod tests {
         assert_eq!(rooms.sent_upto(&app(), &connection), None);
         assert_eq!(texts(&connection), ["6"]);
         assert_eq!(rooms.sent_upto(&app(), &connection), Some(at(7)));
+        assert_eq!(rooms.sent_to(&app(), &device("d")), at(7));
+        assert_eq!(rooms.sent_to(&app(), &device("e")), at(5), "it has read no further");
+        assert_eq!(rooms.sent_to(&app(), &device("f")), Offset::default());
     }
 
     #[test]

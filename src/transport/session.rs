@@ -13,7 +13,6 @@ use serde_json::{Value, json};
 use tracing::warn;
 
 use super::{
-    catch_up::{Caught, Mailbox},
     connection::{Close, Connection},
     hub::Hub,
 };
@@ -50,8 +49,6 @@ pub struct Session {
     device: records::Device,
     token: Option<String>,
     pub connection: Arc<Connection>,
-    mailbox: Mailbox,
-    /// The transport manager knows this connection for every change above it.
     attached_at: Offset,
     /// The highest offset that the client was told, in a frame or otherwise.
     told: Offset,
@@ -76,6 +73,7 @@ struct Left {
 impl Leaving {
     fn detach(&self) -> Option<Left> {
         let Self { hub, app, connection } = self;
+        connection.end();
         let generation = hub.rooms.detach(app, connection)?;
         Some(Left { hub: hub.clone(), app: app.clone(), device: connection.device.clone(), generation })
     }
@@ -169,12 +167,6 @@ impl Session {
                 return Err(problem);
             }
         };
-        let mailbox = Mailbox {
-            domain: domain.clone(),
-            app: app.clone(),
-            device: device.id.clone(),
-            user: identified.caller.user.clone(),
-        };
         let mut session = Self {
             hub: hub.clone(),
             app,
@@ -182,7 +174,6 @@ impl Session {
             device,
             token,
             connection,
-            mailbox,
             attached_at,
             told: attached_at,
             leaving,
@@ -202,28 +193,38 @@ impl Session {
             Since::Last => self.hub.domain.cursor_of(&self.device).await?,
             Since::Offset(offset) => offset,
         };
-        self.connection.read_to(from);
-        let channels =
-            self.mailbox.channels().await.map_err(|error| Problem::new(ProblemKind::Unavailable, error.to_string()))?;
+        let channels = self.channels().await?;
         let mut frames = vec![self.hello(channels.len())];
-        if since == Since::Now {
-            return Ok(frames);
-        }
         let marks = self.hub.domain.backends.change_log.marks(&self.app).await.map_err(unavailable)?;
-        let reaches_back = from.epoch == marks.applied.epoch && from >= marks.trimmed || from == marks.applied;
-        let (frame, result) = if !was_known {
-            self.connection.read_to(self.attached_at);
-            (frame::resync_required(&channels, Some("device_expired"), None, Some(self.attached_at)), "device_expired")
-        } else if reaches_back {
-            let data = json!({ "from": from, "to": self.attached_at });
-            (frame::to_text(&json!({ "event": "resumed", "data": data })), "resumed")
-        } else {
-            self.connection.read_to(self.attached_at);
-            (frame::resync_required(&channels, None, None, Some(self.attached_at)), "gone")
+        let resync = |reason| frame::resync_required(&channels, reason, None, Some(self.attached_at));
+        let (from, frame, result) = match since {
+            Since::Now => (self.attached_at, None, "none"),
+            _ if !was_known => (self.attached_at, Some(resync(Some("device_expired"))), "device_expired"),
+            _ if marks.reach_back_to(from) => {
+                let data = json!({ "from": from, "to": self.attached_at });
+                (from, Some(frame::to_text(&json!({ "event": "resumed", "data": data }))), "resumed")
+            }
+            _ => (self.attached_at, Some(resync(None)), "gone"),
         };
-        metrics::counter!("nexxus_resumes_total", "result" => result).increment(1);
-        frames.push(frame);
+        if let Some(frame) = frame {
+            metrics::counter!("nexxus_resumes_total", "result" => result).increment(1);
+            frames.push(frame);
+        }
+        self.connection.begin(from, self.attached_at);
+        if from >= self.attached_at {
+            // Nothing was missed: the log need not be read.
+            self.hub.rooms.try_join(&self.app, &self.connection, from);
+        }
         Ok(frames)
+    }
+
+    /// The channels that the device is subscribed to, sorted.
+    async fn channels(&self) -> Result<Vec<Arc<str>>, Problem> {
+        let application = self.application()?;
+        let subscriptions = self.hub.domain.subscriptions_of(&application, &self.device.id).await?;
+        let mut channels: Vec<Arc<str>> = subscriptions.iter().map(|held| held.channel.as_str().into()).collect();
+        channels.sort_unstable();
+        Ok(channels)
     }
 
     fn hello(&self, n_subscriptions: usize) -> Bytes {
@@ -241,20 +242,9 @@ impl Session {
         self.identified.expires_at
     }
 
-    /// Reads on in the change log, at most up to an offset; goes live where the live frames go on.
-    pub async fn catch_up(&mut self, from: Offset, upto: Option<Offset>) -> Result<Caught, Failure> {
-        let caught = self.mailbox.read(from, upto).await?;
-        let may_join = caught.end && upto.is_none();
-        if !may_join || !self.hub.rooms.try_join(&self.app, &self.connection, caught.next, self.attached_at) {
-            self.connection.read_to(caught.next);
-        }
-        self.told = self.told.max(caught.next);
-        Ok(caught)
-    }
-
-    /// Waits until the log may hold more than what was read.
-    pub async fn more(&self, read: Offset) -> Result<(), Failure> {
-        Ok(self.hub.domain.backends.change_log.wait_applied(&self.app, read.next()).await?)
+    /// Has the change log read for it; the frames come by themselves.
+    pub async fn catch_up(&self) -> Result<(), Failure> {
+        self.hub.catch_up.board(&self.app, &self.connection).await
     }
 
     /// `progress`, when the log has moved since the client was last told where it stands, and all of that was sent.
@@ -363,11 +353,19 @@ impl Session {
             Since::Offset(offset) => offset,
             Since::Now | Since::Last => return Err(invalid("not an offset")),
         };
-        let sent = self.hub.rooms.covered(&self.app).map_or(self.told, |covered| covered.max(self.told));
-        if offset > sent {
+        if offset > self.told.max(self.hub.rooms.sent_to(&self.app, &self.device.id))
+            && !self.was_told_of(offset).await?
+        {
             return Err(invalid("it is above what was sent to this device"));
         }
         self.hub.domain.acknowledge(&self.device, offset, at_once).await
+    }
+
+    /// Whether a subscription that was made over HTTP has told the device of an offset.
+    async fn was_told_of(&self, offset: Offset) -> Result<bool, Problem> {
+        let application = self.application()?;
+        let subscriptions = self.hub.domain.subscriptions_of(&application, &self.device.id).await?;
+        Ok(subscriptions.iter().any(|subscription| subscription.since >= offset))
     }
 
     /// The connection has ended; returns when that is recorded.

@@ -15,7 +15,7 @@ use axum::{
 };
 use bytes::Bytes;
 use futures_util::{FutureExt, SinkExt, StreamExt};
-use nexxus_storage::model::{AppId, DeviceId, Offset, Problem, Timestamp, problem::ProblemKind};
+use nexxus_storage::model::{AppId, DeviceId, Problem, Timestamp, problem::ProblemKind};
 use serde::Deserialize;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until, timeout};
 use tracing::debug;
@@ -147,8 +147,6 @@ struct Wire {
     heartbeat: Interval,
     /// Pings since the peer was last heard.
     unanswered: u32,
-    /// The log was read to its end, which was here: there is nothing to read before it grows.
-    read_to_end: Option<Offset>,
     /// Closes after the token's end come at this share of the spread.
     spread: f64,
 }
@@ -177,7 +175,7 @@ impl Wire {
     fn new(socket: WebSocket, session: Session) -> Self {
         let mut heartbeat = interval_at(Instant::now() + HEARTBEAT, HEARTBEAT);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self { socket, session, heartbeat, unanswered: 0, read_to_end: None, spread: rand::random() }
+        Self { socket, session, heartbeat, unanswered: 0, spread: rand::random() }
     }
 
     async fn run(mut self, first: Vec<Bytes>) {
@@ -203,13 +201,9 @@ impl Wire {
                     self.write(frames).await?;
                     self.attend().await?;
                 }
-                // Neither more in the log nor live yet: the next entry wakes it, or the hub.
-                Next::CatchUp { from, upto: None } if self.read_to_end.take() == Some(from) => {
-                    self.wait(Some(from)).await?;
-                }
-                Next::CatchUp { from, upto } => self.catch_up(from, upto).await?,
+                Next::CatchUp => self.session.catch_up().await?,
                 Next::Close(close) => return Err(End::Close(close)),
-                Next::Nothing => self.wait(None).await?,
+                Next::Nothing => self.wait().await?,
             }
         }
     }
@@ -237,26 +231,12 @@ impl Wire {
         Instant::now() + Duration::from_millis(wait.unsigned_abs())
     }
 
-    async fn catch_up(&mut self, from: Offset, upto: Option<Offset>) -> Result<(), End> {
-        let caught = self.session.catch_up(from, upto).await?;
-        self.read_to_end = caught.end.then_some(caught.next);
-        self.write(caught.frames).await?;
-        self.attend().await
-    }
-
-    /// Waits for something to do: a frame to write, a frame from the client, more in the log, a heartbeat, the token's end.
-    async fn wait(&mut self, read: Option<Offset>) -> Result<(), End> {
+    /// Waits for something to do: a frame to write, a frame from the client, a heartbeat, the token's end.
+    async fn wait(&mut self) -> Result<(), End> {
         let expiry = self.wakes_for_expiry();
-        let more = async {
-            match read {
-                Some(read) => self.session.more(read).await,
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
             () = self.session.connection.woken() => Ok(()),
             heard = self.socket.next() => self.hear(heard).await,
-            outcome = more => Ok(outcome?),
             () = sleep_until(expiry) => Ok(()),
             _ = self.heartbeat.tick() => self.beat().await,
         }

@@ -23,6 +23,13 @@ pub struct Marks {
     pub trimmed: Offset,
 }
 
+impl Marks {
+    /// Whether everything above an offset can be read.
+    pub fn reach_back_to(&self, since: Offset) -> bool {
+        since.epoch == self.applied.epoch && since >= self.trimmed || since == self.applied
+    }
+}
+
 /// Some entries, in order.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Page {

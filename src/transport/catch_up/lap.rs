@@ -1,0 +1,230 @@
+//! One way along the log: who rides, what their subscriptions hear of each entry, and who cannot keep up. No I/O.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use nexxus_storage::model::{AppId, DeviceId, Entry, Event, Offset, SubscriptionId, UserId, change::UserFacts};
+use nexxus_storage::registry::records;
+
+use super::super::connection::{Close, Connection};
+use crate::{
+    domain::{
+        Application,
+        alteration::Alteration,
+        frame::{self, Frames},
+    },
+    matcher::crowd::{Channels, Crowd},
+};
+
+/// The matcher finds devices by the queue of their worker; here there is one.
+const HERE: &str = "";
+
+pub(super) struct Lap {
+    app: AppId,
+    crowd: Crowd,
+    riders: HashMap<DeviceId, Rider>,
+    /// Those that have to take frames before more is given.
+    full: Vec<Arc<Connection>>,
+}
+
+/// A device with connections on board.
+#[derive(Default)]
+struct Rider {
+    connections: Vec<Arc<Connection>>,
+    subscriptions: HashSet<SubscriptionId>,
+}
+
+impl Lap {
+    pub(super) fn new(app: AppId) -> Self {
+        Self { app, crowd: Crowd::default(), riders: HashMap::new(), full: Vec::new() }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.riders.is_empty()
+    }
+
+    pub(super) fn n_subscriptions(&self) -> usize {
+        self.crowd.n_subscriptions()
+    }
+
+    /// Whether something is known of a device: its subscriptions need not be loaded.
+    pub(super) fn knows(&self, device: &DeviceId) -> bool {
+        self.riders.contains_key(device)
+    }
+
+    pub(super) fn facts_of(&self, user: &UserId) -> Option<&UserFacts> {
+        self.crowd.facts_of(user)
+    }
+
+    /// The rules of today.
+    pub(super) fn define(&mut self, application: &Arc<Application>) {
+        if self.crowd.application.as_ref().is_none_or(|known| !Arc::ptr_eq(known, application)) {
+            self.crowd.define(Some(application.clone()));
+        }
+    }
+
+    /// The facts of today.
+    pub(super) fn know(&mut self, user: &UserId, facts: UserFacts) {
+        self.crowd.know(user, facts);
+    }
+
+    pub(super) fn board(&mut self, connection: Arc<Connection>) {
+        let device = connection.device.clone();
+        self.crowd.matcher.connect(device.clone(), HERE);
+        self.riders.entry(device).or_default().connections.push(connection);
+    }
+
+    /// A subscription of a device that rides; others are of no interest. `facts` of its user, where nothing is known of the user yet.
+    pub(super) fn subscribe(&mut self, subscription: records::Subscription, facts: Option<UserFacts>) {
+        let Some(rider) = self.riders.get_mut(&subscription.device) else { return };
+        rider.subscriptions.insert(subscription.id.clone());
+        self.crowd.subscribe(subscription, facts);
+    }
+
+    pub(super) fn unsubscribe(&mut self, device: &DeviceId, subscription: &SubscriptionId) {
+        let Some(rider) = self.riders.get_mut(device) else { return };
+        rider.subscriptions.remove(subscription);
+        self.crowd.unsubscribe(subscription);
+    }
+
+    /// Everybody on board: to have their subscriptions loaded anew.
+    pub(super) fn forget_subscriptions(&mut self) -> Vec<DeviceId> {
+        for subscription in self.riders.values_mut().flat_map(|rider| rider.subscriptions.drain()) {
+            self.crowd.unsubscribe(&subscription);
+        }
+        self.riders.keys().cloned().collect()
+    }
+
+    /// Where the log has to be read from; none when nobody rides.
+    pub(super) fn begins_at(&self) -> Option<Offset> {
+        self.connections().map(|connection| connection.ride()).min()
+    }
+
+    /// Gives an entry to whom it concerns.
+    pub(super) fn give(&mut self, entry: &Entry) {
+        match &entry.event {
+            Event::Rejected { document, device: Some(device), problem } => {
+                if self.riders.contains_key(device) {
+                    let text = frame::change_rejected(entry.change_id, document.as_ref(), problem, entry.offset);
+                    self.give_to(device, entry.offset, &text);
+                }
+            }
+            Event::Defined { .. } | Event::UserChanged { .. } => {
+                for (device, channels) in self.altered_by(entry) {
+                    let text = frame::resync_required(&channels, Some("rules"), Some(0), Some(entry.offset));
+                    self.give_to(&device, entry.offset, &text);
+                }
+            }
+            Event::Created { .. } | Event::Updated { .. } | Event::Deleted { .. } => self.give_change(entry),
+            Event::Unchanged { .. } | Event::Rejected { device: None, .. } => {}
+        }
+    }
+
+    fn altered_by(&self, entry: &Entry) -> Channels {
+        let Some(alteration) = Alteration::of(entry) else { return Channels::new() };
+        let application = self.crowd.application.as_deref();
+        self.crowd.channels_where(|subscription, facts| alteration.alters(subscription, application, facts))
+    }
+
+    fn give_change(&mut self, entry: &Entry) {
+        let Some(application) = self.crowd.application.clone() else { return };
+        let frames = Frames::of(&application, entry);
+        for hit in self.crowd.matcher.matching(entry) {
+            let Some(frame) = frames.change(&hit.audience) else { continue };
+            for device in hit.devices.iter().flat_map(|(_, devices)| devices) {
+                self.give_to(device, entry.offset, &frame);
+            }
+        }
+    }
+
+    fn give_to(&mut self, device: &DeviceId, offset: Offset, frame: &Bytes) {
+        let Some(rider) = self.riders.get(device) else { return };
+        for connection in &rider.connections {
+            connection.replay(offset, frame);
+            if connection.is_full() {
+                self.full.push(connection.clone());
+            }
+        }
+    }
+
+    /// Who has to take frames before more is given.
+    pub(super) fn take_full(&mut self) -> Vec<Arc<Connection>> {
+        std::mem::take(&mut self.full)
+    }
+
+    /// Goes on without a connection that has read everything up to here.
+    pub(super) fn let_go(&mut self, connection: &Arc<Connection>, position: Offset) {
+        connection.read_to(position);
+        connection.leave();
+        self.remove_where(|other| Arc::ptr_eq(other, connection));
+    }
+
+    /// Everything up to here was given. Those that are live, or gone, leave.
+    pub(super) fn read_to(&mut self, position: Offset) {
+        self.remove_where(|connection| !connection.read_to(position));
+    }
+
+    /// Tries to make everybody live. `join` does that where it can.
+    pub(super) fn join(&mut self, position: Offset, mut join: impl FnMut(&Arc<Connection>)) {
+        self.connections().for_each(&mut join);
+        self.read_to(position);
+    }
+
+    /// What is before an offset, or of another epoch, cannot be read any more: whoever needs it has to ask anew. Gives whether there
+    /// was anybody.
+    pub(super) fn leap(&mut self, reaches_back: impl Fn(Offset) -> bool, position: Offset) -> bool {
+        let mut channels: HashMap<_, _> = self.crowd.channels_where(|_, _| true).into_iter().collect();
+        let mut has_leapt = false;
+        for (device, rider) in &self.riders {
+            let channels = channels.remove(device).unwrap_or_default();
+            for connection in rider.connections.iter().filter(|connection| !reaches_back(connection.ride())) {
+                has_leapt = true;
+                let frame =
+                    (!channels.is_empty()).then(|| frame::resync_required(&channels, None, None, Some(position)));
+                connection.leap(position, frame.as_ref());
+            }
+        }
+        has_leapt
+    }
+
+    /// The application is gone, and everything in it.
+    pub(super) fn revoke(&mut self) {
+        self.connections().for_each(|connection| connection.close(Close::Revoked));
+        self.remove_where(|_| true);
+    }
+
+    fn connections(&self) -> impl Iterator<Item = &Arc<Connection>> {
+        self.riders.values().flat_map(|rider| &rider.connections)
+    }
+
+    fn remove_where(&mut self, leaves: impl Fn(&Arc<Connection>) -> bool) {
+        let crowd = &mut self.crowd;
+        self.riders.retain(|device, rider| {
+            rider.connections.retain(|connection| !leaves(connection));
+            if !rider.connections.is_empty() {
+                return true;
+            }
+            crowd.matcher.disconnect(device, HERE);
+            rider.subscriptions.iter().for_each(|subscription| crowd.unsubscribe(subscription));
+            false
+        });
+    }
+
+    pub(super) fn app(&self) -> &AppId {
+        &self.app
+    }
+}
+
+/// However a lap ends: whoever is still on board is told to come back.
+impl Drop for Lap {
+    fn drop(&mut self) {
+        send_away(self.riders.drain().flat_map(|(_, rider)| rider.connections));
+    }
+}
+
+pub(super) fn send_away(connections: impl Iterator<Item = Arc<Connection>>) {
+    connections.for_each(|connection| connection.close(Close::GoingAway));
+}

@@ -1,0 +1,121 @@
+//! Catching up from the change log: after a resume, after joining, after having been too slow. The change log is the mailbox of
+//! every device; an absent one costs a cursor.
+//!
+//! One forward [`scan`] of an application's log serves all connections that wait, in laps: who boards rides from where it has read
+//! to the end of the log, and goes live there; who does not take its frames is let go and boards again later. What a lap finds for
+//! whom is decided by the same matcher as live, under today's rules ([`lap`]). All scans together use a bounded share of a core
+//! ([`pace`]).
+
+mod lap;
+mod pace;
+mod scan;
+#[cfg(test)]
+mod tests;
+
+use std::{collections::HashMap, sync::Arc};
+
+use nexxus_storage::model::{AppId, Offset};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tracing::warn;
+
+use self::{pace::Pace, scan::Scan};
+use super::{connection::Connection, rooms::Rooms};
+use crate::{domain::Domain, service::Failure};
+
+/// Who has missed more entries than this rides in laps of its own, so that others do not wait for the scan to come to them.
+const FAR: u64 = 10_000;
+
+/// The scans of this worker.
+pub struct CatchUp {
+    domain: Domain,
+    rooms: Arc<Rooms>,
+    platforms: Mutex<HashMap<Line, Platform>>,
+    pace: Pace,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Line {
+    app: AppId,
+    is_far: bool,
+}
+
+/// Where connections wait for a lap; there as long as a scan runs.
+#[derive(Default)]
+struct Platform {
+    waiting: Vec<Arc<Connection>>,
+    arrival: Arc<Notify>,
+}
+
+impl CatchUp {
+    pub fn new(domain: Domain, rooms: Arc<Rooms>) -> Arc<Self> {
+        let pace = Pace::new(domain.config.limits.replay_share.of_one());
+        Arc::new(Self { domain, rooms, platforms: Mutex::default(), pace })
+    }
+
+    /// Has the log read for a connection until it is live, or full: then it has to come again when its frames are taken.
+    pub async fn board(self: &Arc<Self>, app: &AppId, connection: &Arc<Connection>) -> Result<(), Failure> {
+        let marks = self.domain.backends.change_log.marks(app).await?;
+        let from = connection.ride();
+        let line = Line { app: app.clone(), is_far: is_far(from, marks.applied) };
+        let mut platforms = self.platforms.lock();
+        match platforms.get_mut(&line) {
+            Some(platform) => {
+                platform.waiting.push(connection.clone());
+                platform.arrival.notify_one();
+            }
+            None => {
+                let platform = Platform { waiting: vec![connection.clone()], ..Platform::default() };
+                let arrival = platform.arrival.clone();
+                platforms.insert(line.clone(), platform);
+                drop(platforms);
+                tokio::spawn(self.clone().run(line, arrival));
+            }
+        }
+        Ok(())
+    }
+
+    async fn run(self: Arc<Self>, line: Line, arrival: Arc<Notify>) {
+        let app = line.app.clone();
+        let ended = Ended { catch_up: self.clone(), line: line.clone() };
+        if let Err(error) = Scan::run(self, line, arrival).await {
+            warn!(%app, %error, "reading the change log for connections has failed, they have to come back");
+        }
+        drop(ended);
+    }
+
+    /// Takes some of those that wait. None when nobody waits and `may_end`: then the scan has ended.
+    fn take_waiting(
+        &self,
+        line: &Line,
+        may_end: bool,
+        wanted: impl FnMut(&Arc<Connection>) -> bool,
+    ) -> Option<Vec<Arc<Connection>>> {
+        let mut platforms = self.platforms.lock();
+        let platform = platforms.get_mut(line)?;
+        let (taken, left) = std::mem::take(&mut platform.waiting).into_iter().partition(wanted);
+        platform.waiting = left;
+        if may_end && taken.is_empty() && platform.waiting.is_empty() {
+            platforms.remove(line);
+            return None;
+        }
+        Some(taken)
+    }
+}
+
+/// However a scan ends, nobody waits for it any more.
+struct Ended {
+    catch_up: Arc<CatchUp>,
+    line: Line,
+}
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let platform = self.catch_up.platforms.lock().remove(&self.line);
+        lap::send_away(platform.into_iter().flat_map(|platform| platform.waiting));
+    }
+}
+
+fn is_far(from: Offset, applied: Offset) -> bool {
+    from.epoch == applied.epoch && applied.position.saturating_sub(from.position) > FAR
+}
