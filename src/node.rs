@@ -80,6 +80,9 @@ impl Node {
         services.spawn("domain", "catalog", |stop| domain.catalog.clone().follow(stop));
         services.spawn("domain", "identity", |stop| domain.identity.clone().follow(stop));
         services.spawn("domain", "devices", |stop| domain.clone().keep_devices(stop));
+        if !domain.config.backup.every.0.is_zero() {
+            services.spawn("domain", "backups", |stop| domain.clone().keep_backups(stop));
+        }
         if domain.config.runs(Role::TransportManager) {
             pipeline::run_transport_manager(domain, services).await?;
         }

@@ -27,7 +27,7 @@ enum Kind {
 }
 
 /// Every metric there is, with what it says.
-const METRICS: [(&str, Kind, Unit, &str); 16] = [
+const METRICS: [(&str, Kind, Unit, &str); 18] = [
     ("nexxus_stage_messages_total", Kind::Counter, Unit::Count, "messages that a stage has handled, by result"),
     ("nexxus_stage_duration_seconds", Kind::Histogram, Unit::Seconds, "time that a stage takes for a batch"),
     ("nexxus_queue_ready", Kind::Gauge, Unit::Count, "messages that wait in a queue"),
@@ -41,6 +41,8 @@ const METRICS: [(&str, Kind, Unit, &str); 16] = [
     ("nexxus_journal_fsyncs_total", Kind::Counter, Unit::Count, "syncs of the journal"),
     ("nexxus_disk_free_bytes", Kind::Gauge, Unit::Bytes, "free space of the disk that holds the data"),
     ("nexxus_disk_reserve_bytes", Kind::Gauge, Unit::Bytes, "free space below which nothing may grow (507)"),
+    ("nexxus_backups_total", Kind::Counter, Unit::Count, "backups that were taken, by result"),
+    ("nexxus_backup_last_seconds", Kind::Gauge, Unit::Seconds, "when the last backup succeeded, in Unix time"),
     ("nexxus_http_requests_total", Kind::Counter, Unit::Count, "requests, by route and status"),
     ("nexxus_http_duration_seconds", Kind::Histogram, Unit::Seconds, "time that requests take, by route"),
     ("nexxus_process_start_time_seconds", Kind::Gauge, Unit::Seconds, "when this process started, in Unix time"),

@@ -14,6 +14,7 @@ mod write;
 
 mod admin;
 mod application;
+mod backup;
 mod changes;
 mod console;
 mod device;
@@ -82,6 +83,7 @@ pub fn router(domain: Domain) -> Router {
         .route("/admin/users/{id}/disconnect", post(admin::disconnect_user))
         .route("/admin/devices/{id}", get(admin::show_device).delete(admin::remove_device))
         .route("/admin/devices/{id}/disconnect", post(admin::disconnect_device))
+        .route("/admin/backup", post(backup::take))
         .route("/admin/queues", get(queues::list))
         .route("/admin/queues/{queue}/dead", get(queues::dead))
         .route("/admin/queues/{queue}/dead/retry", post(queues::retry))

@@ -227,7 +227,7 @@ impl Exit {
 }
 
 /// The innermost cause: what the layers above it say is that it failed.
-fn cause(error: &dyn std::error::Error) -> String {
+pub(super) fn cause(error: &dyn std::error::Error) -> String {
     match error.source() {
         Some(source) => cause(source),
         None => error.to_string(),

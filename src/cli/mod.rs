@@ -1,12 +1,14 @@
-//! The command line (contract §10). All commands but `serve`, `config` and `completions` are clients of the HTTP API.
+//! The command line (contract §10). All commands but `serve`, `restore`, `config` and `completions` are clients of the HTTP API.
 
 mod applications;
+mod backup;
 mod client;
 mod completions;
 mod demo;
 mod documents;
 mod greeting;
 mod output;
+mod progress;
 mod queues;
 mod serve;
 mod settings;
@@ -42,6 +44,8 @@ enum Command {
     Delete(documents::Delete),
     Tail(tail::Tail),
     Queue(queues::Queue),
+    Backup(backup::Backup),
+    Restore(backup::Restore),
     Config(settings::Settings),
     Completions(completions::Completions),
 }
@@ -79,6 +83,8 @@ pub fn main() -> ExitCode {
         Command::Delete(delete) => client::run(delete.run()),
         Command::Tail(tail) => client::run(tail.run()),
         Command::Queue(queue) => client::run(queue.run()),
+        Command::Backup(backup) => client::run(backup.run()),
+        Command::Restore(restore) => restore.run(),
         Command::Config(settings) => settings.run(),
         Command::Completions(completions) => completions.run(),
     };
@@ -131,6 +137,10 @@ mod tests {
             "queue dead show writer 1",
             "queue dead retry writer 1 2",
             "queue dead drop writer --all",
+            "backup nexxus.backup --json",
+            "backup nexxus.backup --url http://localhost:3000 --token t",
+            "restore nexxus.backup --data d",
+            "restore nexxus.backup --config f --json",
             "config check",
             "config show --json --config f",
             "completions bash",
@@ -154,6 +164,8 @@ mod tests {
             "token create --user anna --ttl soon",
             "queue dead retry writer",
             "queue dead drop writer 1 --all",
+            "backup",
+            "restore --data d",
             "completions dos",
         ] {
             let words = std::iter::once("nexxus").chain(line.split(' ').filter(|word| !word.is_empty()));

@@ -22,6 +22,7 @@ pub struct Config {
     pub server: Server,
     pub data: Data,
     pub history: History,
+    pub backup: Backup,
     pub devices: Devices,
     pub auth: Auth,
     pub limits: Limits,
@@ -65,6 +66,15 @@ pub struct Data {
 pub struct History {
     pub max_age: Duration,
     pub max_bytes: Size,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Backup {
+    /// Zero: never by itself.
+    pub every: Duration,
+    pub keep: usize,
+    pub dir: PathBuf,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -282,6 +292,14 @@ impl Config {
         if self.data.segment_bytes.0 < 4 * self.limits.document_bytes.0.max(self.limits.body_bytes.0) {
             return refuse("data.segment_bytes", "at least four times the largest body and document");
         }
+        if !self.backup.every.0.is_zero() {
+            if let Some(why) = self.refuses_backups() {
+                return refuse("backup.every", &why);
+            }
+            if self.backup.every.as_secs() == 0 || self.backup.keep == 0 || self.backup.dir.as_os_str().is_empty() {
+                return refuse("backup.every", "at least a second, with backup.keep of at least 1, and a backup.dir");
+            }
+        }
         if self.data.commit_every.0.is_zero() {
             return refuse("data.commit_every", "more than nothing is needed");
         }
@@ -298,6 +316,21 @@ impl Config {
             return refuse("auth.admin_token", "at least 16 characters are needed");
         }
         Ok(())
+    }
+
+    /// Why there are no backups with these adapters, if there are none: what is in another engine is not in the data directory.
+    pub fn refuses_backups(&self) -> Option<String> {
+        let adapters = [
+            ("message_queue", &self.message_queue, "embedded"),
+            ("change_log", &self.change_log, "journal"),
+            ("registry", &self.registry, "sled"),
+            ("database", &self.database, "tantivy"),
+        ];
+        let (section, other, _) = adapters.into_iter().find(|(_, chosen, own)| chosen.adapter != *own)?;
+        let other = &other.adapter;
+        Some(format!(
+            "a backup is of the embedded engines, and {section}.adapter is \"{other}\": use `nexxus export`, and the snapshots of {other}"
+        ))
     }
 
     /// Whether this process has a role.
@@ -457,6 +490,26 @@ mod tests {
                 }
                 _ => explained = false,
             }
+        }
+    }
+
+    #[test]
+    fn backups_are_of_the_embedded_engines_only() {
+        let mut config = load("", &[], &[]).expect("valid");
+        assert_eq!((config.refuses_backups(), config.backup.every.as_secs()), (None, 0));
+        for (section, engine) in [("message_queue", "rabbitmq"), ("database", "elasticsearch")] {
+            let mut clustered = config.clone();
+            match section {
+                "database" => clustered.database.adapter = engine.into(),
+                _ => clustered.message_queue.adapter = engine.into(),
+            }
+            let why = clustered.refuses_backups().expect("refused");
+            assert!(why.contains(&format!("{section}.adapter is \"{engine}\": use `nexxus export`")), "{why}");
+        }
+        config.backup.every = "1h".parse().expect("a duration");
+        for bad in ["every = \"10ms\"", "every = \"1h\"\nkeep = 0", "every = \"1h\"\ndir = \"\""] {
+            let error = load(&format!("[backup]\n{bad}\n"), &[], &[]).expect_err(bad);
+            assert!(error.contains("`backup.every`"), "{error}");
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What the API, the pipeline and the transports share: applications, who is who, what may be read, and what devices
 //! subscribed to. Everything here stands on the four storage seams and knows neither HTTP nor sockets nor queues' workers.
 
+pub mod backups;
 pub mod catalog;
 pub mod devices;
 pub mod identity;

@@ -4,6 +4,7 @@
 mod harness;
 
 mod applications;
+mod backups;
 mod bad_input;
 mod command_line;
 mod devices;

@@ -22,8 +22,8 @@ use crate::{Error, ErrorKind, Result};
 /// The format that is written. A newer one is refused.
 pub const FORMAT: u32 = 1;
 const MAGIC: &[u8; 8] = b"NXXBACK\n";
-const HEAD_BYTES: usize = 16;
-const FRAME_HEAD_BYTES: usize = 9;
+pub(super) const HEAD_BYTES: usize = 16;
+pub(super) const FRAME_HEAD_BYTES: usize = 9;
 /// Most raw bytes of a data frame.
 pub(super) const DATA_BYTES: usize = 1 << 20;
 /// Longest content of a frame: bounds what a damaged length makes the reader ask for.
@@ -33,7 +33,7 @@ const LEVEL: i32 = 1;
 
 const MANIFEST: u8 = 1;
 const PART: u8 = 2;
-const DATA: u8 = 3;
+pub(super) const DATA: u8 = 3;
 const END: u8 = 4;
 const COMPLETE: u8 = 5;
 
@@ -282,7 +282,7 @@ fn fill(input: &mut impl Read, buffer: &mut [u8]) -> Result<()> {
     })
 }
 
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
+pub(super) fn u32_at(bytes: &[u8], at: usize) -> u32 {
     bytes.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |bytes| u32::from_le_bytes(*bytes))
 }
 

@@ -10,17 +10,24 @@
 //! backup are gone.
 
 mod container;
+mod gauge;
 mod manifest;
 pub(crate) mod restore;
 pub(crate) mod take;
 #[cfg(test)]
 mod tests;
 
-use std::{fs::File, io::BufReader, path::Path};
+use std::{
+    fs::{self, File},
+    io::{self, BufReader},
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+};
 
 use self::container::{Piece, Reader};
 pub use self::{
     container::FORMAT,
+    gauge::Gauge,
     manifest::{Application, Manifest, Part},
     restore::{Restored, restore},
     take::{About, Snapshot},
@@ -41,6 +48,42 @@ pub fn verify(path: &Path, told: &mut dyn FnMut(u64)) -> Result<Manifest> {
             Piece::Complete => return Ok(reader.manifest().clone()),
         }
     }
+}
+
+/// What a backup says of itself; the rest of it is not looked at.
+pub fn read_manifest(path: &Path) -> Result<Manifest> {
+    Ok(open(path)?.manifest().clone())
+}
+
+/// Where a backup is written until it is known to be whole.
+pub fn part_of(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".part");
+    PathBuf::from(name)
+}
+
+/// A new file for a backup, at [`part_of`]; only its owner may read it: it holds the secrets of the installation.
+pub fn create(path: &Path) -> Result<File> {
+    let part = part_of(path);
+    let failed = |error| Error::io("write backup", part.display().to_string(), error);
+    match fs::remove_file(&part) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+        _ => {}
+    }
+    fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&part).map_err(failed)
+}
+
+/// Makes what was written durable, reads it back, and gives it its name when it is whole: what was there under the name stays until
+/// then. Blocking.
+pub fn complete(path: &Path, told: &mut dyn FnMut(u64)) -> Result<Manifest> {
+    let part = part_of(path);
+    let failed = |error| Error::io("write backup", part.display().to_string(), error);
+    File::open(&part).and_then(|file| file.sync_all()).map_err(failed)?;
+    let manifest = verify(&part, told)?;
+    fs::rename(&part, path).map_err(failed)?;
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed)?;
+    Ok(manifest)
 }
 
 fn open(path: &Path) -> Result<Reader<BufReader<File>>> {

@@ -29,6 +29,9 @@ const STILL_PATIENCE: Duration = Duration::from_millis(500);
 const STILL_TRIES: u32 = 20;
 const STILL_PAUSE: Duration = Duration::from_millis(500);
 
+/// How much the other threads come first.
+const NICE: i32 = 10;
+
 /// What the engine does not know of itself.
 #[derive(Debug, Clone)]
 pub struct About {
@@ -183,8 +186,23 @@ impl Snapshot {
         &self.manifest
     }
 
-    /// Writes the backup; `told` hears of the bytes of its parts as they are written. Blocking, and work for the processor: to be called
-    /// on a thread of low priority.
+    /// Writes the backup on a thread of its own, of low priority: the server comes first.
+    pub async fn write_aside(self, out: impl Write + Send + 'static) -> Result<Manifest> {
+        let (done, outcome) = tokio::sync::oneshot::channel();
+        let write = move || {
+            // On Linux a priority is one of the calling thread.
+            if let Err(error) = rustix::process::setpriority_process(None, NICE) {
+                warn!(%error, "a backup runs at normal priority");
+            }
+            // Nobody may wait for it any more.
+            let _unheard = done.send(self.write(out, &mut |_| {}));
+        };
+        let thread = std::thread::Builder::new().name("backup".to_owned()).spawn(write);
+        thread.map_err(|error| Error::io("back up", "its thread", error))?;
+        outcome.await.map_err(|_| Error::new(ErrorKind::Internal, "back up", "the thread ended early"))?
+    }
+
+    /// Writes the backup; `told` hears of the bytes of its parts as they are written. Blocking.
     pub fn write(mut self, out: impl Write, told: &mut dyn FnMut(u64)) -> Result<Manifest> {
         let mut writer = Writer::begin(out, &self.manifest)?;
         let (of_journal, of_files) = self.manifest.parts.split_at(self.journal.len());

@@ -135,3 +135,19 @@ proptest! {
         prop_assert!(read(&spoiled).is_err());
     }
 }
+
+#[test]
+fn progress_is_counted_whatever_the_pieces_are() {
+    let parts = [("journal/a", vec![7; DATA_BYTES + 5]), ("registry/b", Vec::new()), ("documents/c", vec![1; 10])];
+    let whole = written(&parts);
+    for length in [1, 2, 7, 13, 4096, whole.len()] {
+        let mut gauge = crate::backup::Gauge::default();
+        let mut before = 0;
+        for piece in whole.chunks(length) {
+            let now = gauge.take(piece);
+            assert!(now >= before);
+            before = now;
+        }
+        assert_eq!(before, DATA_BYTES as u64 + 15, "pieces of {length}");
+    }
+}
