@@ -331,3 +331,6 @@ async fn contained(operation: &'static str, handling: impl Future<Output = Resul
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
