@@ -216,3 +216,6 @@ fn json_bytes(fields: &Map<String, Value>) -> usize {
         Err(_) => usize::MAX,
     }
 }
+
+#[cfg(test)]
+mod tests;
