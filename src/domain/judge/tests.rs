@@ -9,7 +9,7 @@ const NOTE: &str = "note";
 
 fn application(rules: Value) -> Application {
     let record = json!({
-        "id": "a", "name": "a", "authEnabled": true, "allowMultipleLogin": true, "offset": Offset::new(1, 1), ""rules": { NOTE: rules },
+        "id": "a", "name": "a", "authEnabled": true, "allowMultipleLogin": true, "offset": Offset::new(1, 1), "rules": { NOTE: rules },
         "createdAt": "2026-01-01T00:00:00Z", "updatedAt": "2026-01-01T00:00:00Z",
         "schema": { NOTE: {
             "text": { "type": "string", "required": true, "filterable": true }, "n": { "type": "number", "filterable": true },
