@@ -3,7 +3,10 @@
 'use strict';
 
 const $ = (id) => document.getElementById(id);
-const UNIVERSAL = ['appId', 'type', 'createdAt'];
+// Not shown: the same in all rows, or, as `updatedAt`, not told by the frames of changes.
+const UNIVERSAL = ['appId', 'type', 'createdAt', 'updatedAt', 'userId', 'version', 'id'];
+// What a person looks for first.
+const FIRST = ['title', 'name', 'text', 'status'];
 const state = { documents: new Map(), columns: [], offset: null, socket: null, calls: new Map(), nextCall: 1, retry: 0 };
 
 // ── HTTP ────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -11,7 +14,8 @@ async function call(method, path, body, type = 'application/json') {
   const headers = { 'nxx-app-id': state.app };
   if (state.token) headers.authorization = `Bearer ${state.token}`;
   if (body !== undefined) headers['content-type'] = type;
-  const response = await fetch(path, { method, headers, body: body === undefined ? undefined : JSON.stringify(body) });
+  const request = { method, headers, body: body === undefined ? undefined : JSON.stringify(body) };
+  const response = await fetch(path, request).catch(() => { throw new Error('the server cannot be reached'); });
   const answer = response.status === 204 ? {} : await response.json().catch(() => ({}));
   if (!response.ok) {
     const faults = (answer.errors || []).map((fault) => `${fault.path}: ${fault.message}`);
@@ -41,6 +45,8 @@ function connect() {
   socket.onmessage = (message) => heard(JSON.parse(message.data));
   socket.onclose = (close) => {
     if (state.socket !== socket) return;
+    for (const call of state.calls.values()) call.reject(new Error('the connection was lost before the answer came'));
+    state.calls.clear();
     if (close.code === 4001 || close.code === 4003) return leave(close.reason || 'signed out');
     show('away', 'away, coming back');
     state.retry = Math.min(state.retry + 1, 6);
@@ -51,6 +57,7 @@ function connect() {
 function ask(event, data) {
   return new Promise((resolve, reject) => {
     const id = state.nextCall++;
+    if (state.socket?.readyState !== WebSocket.OPEN) return reject(new Error('not connected: try again when it is live'));
     state.calls.set(id, { resolve, reject });
     state.socket.send(JSON.stringify({ event, id, data }));
   });
@@ -59,7 +66,7 @@ function ask(event, data) {
 async function subscribe() {
   const filter = $('filter-form').filter.value.trim();
   const request = { model: state.model, limit: 200, sort: '-updatedAt' };
-  if (filter) request.filter = JSON.parse(filter);
+  if (filter) request.filter = parsed('the filter', filter);
   const before = state.subscription;
   const answer = await ask('subscribe', request);
   if (before && before !== answer.subscriptionId) ask('unsubscribe', { subscriptionId: before }).catch(() => {});
@@ -79,6 +86,7 @@ function heard(frame) {
 
 function hello() {
   state.retry = 0;
+  complain({ message: '' });
   show('live', `live · ${state.user || 'no user'}`);
   if (!state.subscription) subscribe().catch(complain);
 }
@@ -152,11 +160,12 @@ function apply(target, patch) {
 function draw(news = {}) {
   const documents = [...state.documents.values()];
   const names = new Set(documents.flatMap(Object.keys).filter((name) => !UNIVERSAL.includes(name)));
-  state.columns = ['id', ...[...names].filter((name) => !['id', 'userId', 'version', 'updatedAt'].includes(name)).sort(), 'version', 'updatedAt'];
+  const rest = [...names].filter((name) => !FIRST.includes(name)).sort();
+  state.columns = ['id', ...FIRST.filter((name) => names.has(name)), ...rest, 'version'];
   $('columns').replaceChildren(...state.columns.map((name) => cell('th', name)), cell('th', ''));
   $('documents').replaceChildren(...documents.map((item) => row(item, news)));
   $('empty').hidden = documents.length > 0;
-  $('count').textContent = `${documents.length} documents`;
+  $('count').textContent = documents.length === 1 ? '1 document' : `${documents.length} documents`;
 }
 
 function row(item, news) {
@@ -164,10 +173,10 @@ function row(item, news) {
   if (news.fresh === item.id) tr.className = 'fresh';
   for (const name of state.columns) {
     const value = item[name];
-    const td = cell('td', value === undefined ? '' : typeof value === 'object' ? JSON.stringify(value) : String(value));
-    td.title = td.textContent;
+    const td = cell('td', shown(value));
+    td.title = typeof value === 'string' ? value : td.textContent;
     if (news.id === item.id && news.changed?.includes(name)) td.classList.add('changed');
-    if (!['id', 'version', 'updatedAt'].includes(name)) {
+    if (!['id', 'version'].includes(name)) {
       td.classList.add('value');
       td.onclick = () => edit(item, name);
     }
@@ -178,9 +187,21 @@ function row(item, news) {
   remove.textContent = 'delete';
   remove.onclick = () => write('DELETE', `/model/${state.model}/${encodeURIComponent(item.id)}`);
   const td = cell('td', '');
+  td.className = 'last';
   td.append(remove);
   tr.append(td);
   return tr;
+}
+
+function shown(value) {
+  if (value === undefined) return '';
+  if (typeof value === 'object') return JSON.stringify(value);
+  const date = /^(\d{4}-\d\d-\d\d)T(\d\d:\d\d):\d\d\.\d{3}Z$/.exec(value);
+  return date ? `${date[1]} ${date[2]}` : String(value);
+}
+
+function parsed(what, text) {
+  try { return JSON.parse(text); } catch (error) { throw new Error(`${what} is no JSON: ${error.message}`); }
 }
 
 function cell(tag, text) {
@@ -252,7 +273,7 @@ $('filter-form').onsubmit = (event) => { event.preventDefault(); $('write-error'
 $('create').onsubmit = (event) => {
   event.preventDefault();
   $('write-error').textContent = '';
-  try { write('POST', `/model/${state.model}`, JSON.parse($('create').fields.value)); } catch (error) { complain(error); }
+  try { write('POST', `/model/${state.model}`, parsed('the new document', $('create').fields.value)); } catch (error) { complain(error); }
 };
 $('leave').onclick = () => leave();
 
