@@ -41,7 +41,7 @@ pub fn device_to_json(device: &Device) -> Value {
 
 impl Domain {
     /// Registers a device for this caller: its record and whether it is new. 409 when it is another user's. `keep_for` in
-    /// seconds, bounded by `devices.keep_for_max`.
+    /// seconds; more than `devices.keep_for_max` becomes that, as the record shows.
     pub async fn register_device(
         &self,
         app: &Application,

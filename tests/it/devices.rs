@@ -35,6 +35,10 @@ async fn a_device_belongs_to_one_user() {
     assert!(ids.contains(&"phone".to_owned()), "{ids:?}");
     let found = anna.call(Method::GET, "/device/phone", Value::Null).await.expect(StatusCode::OK);
     assert_eq!(found["keepFor"], 3600);
+    // Who asks for more than the configured maximum gets that, and is told.
+    let forever = json!({ "id": "phone", "keepFor": 1_000_000_000_u64 });
+    let registered = anna.call(Method::POST, "/device/register", forever).await.expect(StatusCode::OK);
+    assert_eq!(registered["keepFor"], 90 * 24 * 3600);
     for method in [Method::GET, Method::DELETE] {
         assert_eq!(ben.call(method, "/device/phone", Value::Null).await.problem(404), "not-found");
     }
