@@ -1,7 +1,7 @@
 //! `/admin/users` and `/admin/devices`: looking at users and devices, changing and ending them, with the admin token.
 
 use axum::{extract::State, http::StatusCode};
-use nexxus_storage::model::{DeviceId, Problem, UserId, problem::ProblemKind};
+use nexxus_storage::model::{ChangeId, DeviceId, Problem, UserId, problem::ProblemKind};
 use serde_json::{Value, json};
 
 use super::{
@@ -16,6 +16,8 @@ use crate::domain::users::{NewUser, UserChange, user_to_json};
 /// Items of a list where nothing is said, and at most.
 const USUAL: usize = 50;
 const MOST: usize = 1_000;
+/// How often a change of a user is tried when others change the same user.
+const RACES: usize = 20;
 
 pub(super) async fn list_users(
     State(api): State<Api>,
@@ -64,13 +66,10 @@ pub(super) async fn change_user(
 pub(super) async fn change(api: &Api, asker: &Asker, user: &UserId, change: UserChange, by_admin: bool) -> Answer {
     let (app, domain) = (&asker.application, &api.domain);
     let record = domain.user(app.id(), user).await?;
-    let facts = domain.changed_facts(app, &record, &change, by_admin)?;
+    domain.changed_facts(app, &record, &change, by_admin)?;
     let session = asker.identified.session.as_deref();
     domain.change_password(app, user, &change, session, by_admin).await?;
-    let change = match facts {
-        Some(facts) => Some(api.change_user(asker, user, Some(facts)).await?),
-        None => None,
-    };
+    let change = change_facts(api, asker, user, &change, by_admin).await?;
     let record = domain.user(app.id(), user).await?;
     let answer = json_answer(StatusCode::OK, &user_to_json(app, &record, by_admin));
     Ok(match change {
@@ -79,11 +78,32 @@ pub(super) async fn change(api: &Api, asker: &Asker, user: &UserId, change: User
     })
 }
 
+/// The details are a merge patch: who changes them at the same time is not written over, it is merged again with what is there then.
+async fn change_facts(
+    api: &Api,
+    asker: &Asker,
+    user: &UserId,
+    change: &UserChange,
+    by_admin: bool,
+) -> Result<Option<ChangeId>, Problem> {
+    let (app, domain) = (&asker.application, &api.domain);
+    let mut races = 0;
+    loop {
+        let record = domain.user(app.id(), user).await?;
+        let Some(facts) = domain.changed_facts(app, &record, change, by_admin)? else { return Ok(None) };
+        races += 1;
+        match api.change_user(asker, user, Some(facts), Some(record.facts)).await {
+            Err(problem) if problem.kind == ProblemKind::Conflict && races < RACES => {}
+            outcome => return outcome.map(Some),
+        }
+    }
+}
+
 /// Removes the user with devices and sessions. Documents stay.
 pub(super) async fn delete_user(State(api): State<Api>, AdminWithin(asker): AdminWithin, names: Names) -> Answer {
     let user: UserId = names.id("id")?;
     api.domain.user(asker.app(), &user).await?;
-    let change = api.change_user(&asker, &user, None).await?;
+    let change = api.change_user(&asker, &user, None, None).await?;
     Ok(with_change(no_content(), change))
 }
 

@@ -45,6 +45,6 @@ pub(super) async fn change_profile(State(api): State<Api>, asker: Asker, body: B
 
 /// Removes the account with its devices and sessions. Documents stay.
 pub(super) async fn delete_account(State(api): State<Api>, asker: Asker) -> Answer {
-    let change = api.change_user(&asker, asker.user()?, None).await?;
+    let change = api.change_user(&asker, asker.user()?, None, None).await?;
     Ok(with_change(no_content(), change))
 }

@@ -85,14 +85,16 @@ impl Api {
         }
     }
 
-    /// Changes what rules know of a user, or removes the user; in order with all other changes of the application.
+    /// Changes what rules know of a user, or removes the user; in order with all other changes of the application. `Conflict` where
+    /// they are not what is expected any more.
     pub(super) async fn change_user(
         &self,
         asker: &Asker,
         user: &UserId,
         after: Option<UserFacts>,
+        expected: Option<UserFacts>,
     ) -> Result<ChangeId, Problem> {
-        let (change, _) = self.carry_out(asker, Intent::ChangeUser { user: user.clone(), after }).await?;
+        let (change, _) = self.carry_out(asker, Intent::ChangeUser { user: user.clone(), after, expected }).await?;
         Ok(change)
     }
 

@@ -48,10 +48,12 @@ pub enum Intent {
         forced: bool,
         new: bool,
     },
-    /// Changes what rules know of a user, or (none) removes the user with devices and sessions.
+    /// Changes what rules know of a user, or (none) removes the user with devices and sessions. `expected`: what `after` was made
+    /// of; whoever changed it in between is not written over.
     ChangeUser {
         user: UserId,
         after: Option<UserFacts>,
+        expected: Option<UserFacts>,
     },
     /// Changes nothing: the writer says that it has passed it.
     Barrier,
@@ -143,9 +145,12 @@ impl Encode for Command {
                 wire.event = "application_defined".into();
                 (wire.data, wire.forced, wire.new) = (definition.clone(), *forced, *new);
             }
-            Intent::ChangeUser { user, after } => {
+            Intent::ChangeUser { user, after, expected } => {
                 wire.event = "user_changed".into();
                 wire.data = json!({ "userId": user, "after": after });
+                if let Some(expected) = expected {
+                    wire.data["expected"] = json!(expected);
+                }
             }
             Intent::Barrier => wire.event = "barrier".into(),
         }
@@ -205,9 +210,11 @@ impl Typed for Command {
                 struct Named {
                     user_id: UserId,
                     after: Option<UserFacts>,
+                    #[serde(default)]
+                    expected: Option<UserFacts>,
                 }
                 let named: Named = serde_json::from_value(wire.data)?;
-                Intent::ChangeUser { user: named.user_id, after: named.after }
+                Intent::ChangeUser { user: named.user_id, after: named.after, expected: named.expected }
             }
             "barrier" => Intent::Barrier,
             other => return Err(serde_json::Error::custom(format!("unknown event {other}"))),
@@ -252,8 +259,12 @@ mod tests {
             },
             Intent::Delete { model, id, expected },
             Intent::Define { definition: json!({ "id": "a" }), forced: true, new: false },
-            Intent::ChangeUser { user: user.clone(), after: None },
-            Intent::ChangeUser { user: user.clone(), after: Some(UserFacts::default()) },
+            Intent::ChangeUser { user: user.clone(), after: None, expected: None },
+            Intent::ChangeUser {
+                user: user.clone(),
+                after: Some(UserFacts::default()),
+                expected: Some(UserFacts::default()),
+            },
             Intent::Barrier,
         ] {
             let caller = Caller { user: Some(user.clone()), ..Caller::default() };

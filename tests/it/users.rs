@@ -260,6 +260,23 @@ async fn users_change_what_is_theirs() {
 }
 
 #[tokio::test]
+async fn changes_of_a_profile_at_the_same_time_are_all_kept() {
+    let server = Server::start().await;
+    let anna = server.app("notes", schema(), json!({})).await.user("anna").await;
+    let changes = (0..8).map(|number| {
+        let details = json!({ "details": { format!("field{number}"): number } });
+        anna.call(Method::PATCH, "/user/profile", details)
+    });
+    for answer in futures_util::future::join_all(changes).await {
+        answer.expect(StatusCode::OK);
+    }
+    let profile = anna.call(Method::GET, "/user/profile", Value::Null).await.expect(StatusCode::OK);
+    for number in 0..8 {
+        assert_eq!(profile["details"][format!("field{number}")], number, "{profile}");
+    }
+}
+
+#[tokio::test]
 async fn an_account_ends_at_once_and_its_documents_stay() {
     let server = Server::start().await;
     let app = server.app("notes", schema(), json!({})).await;

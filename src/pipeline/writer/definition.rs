@@ -174,6 +174,7 @@ impl Lane {
         command: &Received<Command>,
         user: &UserId,
         after: Option<&UserFacts>,
+        expected: Option<&UserFacts>,
     ) -> Result<Event> {
         let key = Key::user(&self.app, user);
         let stored: Option<(records::User, u64)> = self.domain.backends.registry.load(&key).await?;
@@ -183,6 +184,10 @@ impl Lane {
         };
         if after == Some(&stored.facts) {
             return Ok(Event::Unchanged { document: None });
+        }
+        if expected.is_some_and(|expected| *expected != stored.facts) {
+            let problem = Problem::new(ProblemKind::Conflict, format!("the user {user} was changed by somebody else"));
+            return Ok(refusal(command, problem));
         }
         Ok(Event::UserChanged { user: user.clone(), before: Some(stored.facts), after: after.cloned() })
     }

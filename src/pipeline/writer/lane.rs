@@ -190,9 +190,9 @@ impl Lane {
                 }
                 return Ok(());
             }
-            Intent::ChangeUser { user, after } => {
+            Intent::ChangeUser { user, after, expected } => {
                 self.log_and_apply().await?;
-                let event = self.change_user(command, user, after.as_ref()).await?;
+                let event = self.change_user(command, user, after.as_ref(), expected.as_ref()).await?;
                 self.push(command.id, event);
                 return self.log_and_apply().await;
             }
