@@ -46,7 +46,8 @@ impl Outbox {
         }
     }
 
-    fn take(&mut self) -> Vec<(String, Vec<Message>)> {
+    /// What has to be published, by queue; the outbox is empty then.
+    pub(crate) fn take(&mut self) -> Vec<(String, Vec<Message>)> {
         std::mem::take(&mut self.messages)
     }
 }

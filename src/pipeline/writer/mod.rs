@@ -156,3 +156,6 @@ fn change_message(app: &AppId, entry: &Arc<Entry>, trace: Option<String>) -> Mes
         payload: Payload::new(Arc::new(change)),
     }
 }
+
+#[cfg(test)]
+mod tests;
