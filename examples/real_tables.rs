@@ -36,8 +36,8 @@ use tables::{END, Edit, Listener, Row, Share, Tables};
 
 /// Writes that wait for their answer at once: each is durable before it is answered, many of them by one sync of the disk.
 const N_WRITERS: usize = 32;
-/// How long a listener waits for its next frame before it gives up.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a listener waits for its next frame before it gives up: some hear nothing until everything is written.
+const PATIENCE: Duration = Duration::from_secs(300);
 
 type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
@@ -226,7 +226,7 @@ async fn subscribe(socket: &mut Socket, data: &Value) -> Outcome<()> {
 
 async fn next(socket: &mut Socket) -> Outcome<Value> {
     loop {
-        let message = tokio::time::timeout(PATIENCE, socket.next()).await.map_err(|_| "nothing was heard for 30 s")?;
+        let message = tokio::time::timeout(PATIENCE, socket.next()).await.map_err(|_| "nothing was heard for five minutes")?;
         match message.ok_or("the connection ended")?? {
             Message::Text(text) => return Ok(serde_json::from_str(text.as_str())?),
             Message::Close(frame) => return Err(format!("the server closed the connection: {frame:?}").into()),

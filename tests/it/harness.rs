@@ -340,7 +340,7 @@ impl User {
         let url = self.app.url.replace("http://", "ws://");
         let url = format!("{url}/ws?app={}&device={device}{token}{since}", self.app.id);
         let (socket, _) = connect_async(url).await.map_err(Box::new)?;
-        Ok(Device { socket, hello: Value::Null, next_id: 0, early: Default::default() })
+        Ok(Device { socket, hello: Value::Null, next_id: 0, patience: PATIENCE, early: Default::default() })
     }
 }
 
@@ -349,6 +349,8 @@ pub(crate) struct Device {
     socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
     pub(crate) hello: Value,
     next_id: u64,
+    /// How long the next frame may take.
+    pub(crate) patience: Duration,
     /// Frames that came while an answer was awaited.
     early: std::collections::VecDeque<Value>,
 }
@@ -424,6 +426,6 @@ impl Device {
                 }
             }
         };
-        tokio::time::timeout(PATIENCE, heard).await.expect("nothing was heard")
+        tokio::time::timeout(self.patience, heard).await.expect("nothing was heard")
     }
 }

@@ -5,13 +5,16 @@ use serde_json::{Value, json};
 
 use crate::harness::{Answer, Server, User};
 
-fn schema() -> Value {
+/// The tasks that reading and writing are tested on.
+pub(crate) fn schema() -> Value {
     json!({ "task": {
         "title": { "type": "string" },
         "priority": { "type": "number", "filterable": true },
         "due": { "type": "date", "filterable": true },
         "tags": { "type": "array", "arrayType": "string", "filterable": true },
-        "meta": { "type": "object", "properties": { "note": { "type": "string" }, "size": { "type": "number" } } },
+        "meta": { "type": "object", "properties": {
+            "note": { "type": "string" }, "color": { "type": "string" }, "size": { "type": "number" },
+        } },
     }})
 }
 

@@ -27,6 +27,8 @@ async fn write(user: &User, row: &Row) {
 
 /// All frames up to the end.
 async fn listen(mut device: Device) -> Vec<Value> {
+    // Some hear nothing until everything is written.
+    device.patience *= 15;
     let mut frames = Vec::new();
     loop {
         let frame = device.next().await;

@@ -7,14 +7,9 @@ use serde_json::{Value, json};
 use crate::harness::{App, Server, User, http_client};
 
 fn schema() -> Value {
-    json!({ "task": {
-        "title": { "type": "string" },
-        "priority": { "type": "number", "filterable": true },
-        "due": { "type": "date", "filterable": true },
-        "tags": { "type": "array", "arrayType": "string", "filterable": true },
-        "meta": { "type": "object", "properties": { "color": { "type": "string" }, "size": { "type": "number" } } },
-        "status": { "type": "string", "filterable": true, "default": "todo" },
-    }})
+    let mut schema = crate::queries::schema();
+    schema["task"]["status"] = json!({ "type": "string", "filterable": true, "default": "todo" });
+    schema
 }
 
 async fn prepared(server: &Server) -> (App, User) {
