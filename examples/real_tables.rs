@@ -226,7 +226,8 @@ async fn subscribe(socket: &mut Socket, data: &Value) -> Outcome<()> {
 
 async fn next(socket: &mut Socket) -> Outcome<Value> {
     loop {
-        let message = tokio::time::timeout(PATIENCE, socket.next()).await.map_err(|_| "nothing was heard for five minutes")?;
+        let message =
+            tokio::time::timeout(PATIENCE, socket.next()).await.map_err(|_| "nothing was heard for five minutes")?;
         match message.ok_or("the connection ended")?? {
             Message::Text(text) => return Ok(serde_json::from_str(text.as_str())?),
             Message::Close(frame) => return Err(format!("the server closed the connection: {frame:?}").into()),
