@@ -27,7 +27,7 @@ enum Kind {
 }
 
 /// Every metric there is, with what it says.
-const METRICS: [(&str, Kind, Unit, &str); 18] = [
+const METRICS: [(&str, Kind, Unit, &str); 19] = [
     ("nexxus_stage_messages_total", Kind::Counter, Unit::Count, "messages that a stage has handled, by result"),
     ("nexxus_stage_duration_seconds", Kind::Histogram, Unit::Seconds, "time that a stage takes for a batch"),
     ("nexxus_queue_ready", Kind::Gauge, Unit::Count, "messages that wait in a queue"),
@@ -37,6 +37,12 @@ const METRICS: [(&str, Kind, Unit, &str); 18] = [
     ("nexxus_deliveries_total", Kind::Counter, Unit::Count, "frames offered to connections, by transport"),
     ("nexxus_resumes_total", Kind::Counter, Unit::Count, "connections that came back with since, by result"),
     ("nexxus_subscriptions", Kind::Gauge, Unit::Count, "subscriptions in the matcher"),
+    (
+        "nexxus_matcher_unindexed",
+        Kind::Gauge,
+        Unit::Count,
+        "filters under rules that are tested against every change of their model",
+    ),
     ("nexxus_journal_fsync_seconds", Kind::Gauge, Unit::Seconds, "mean time of a sync of the journal so far"),
     ("nexxus_journal_fsyncs_total", Kind::Counter, Unit::Count, "syncs of the journal"),
     ("nexxus_disk_free_bytes", Kind::Gauge, Unit::Bytes, "free space of the disk that holds the data"),

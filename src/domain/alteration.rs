@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use nexxus_storage::{
-    model::{Entry, Event, Offset, UserId, change::UserFacts, schema::Field},
+    model::{Entry, Event, ModelName, Offset, UserId, change::UserFacts, filter::Condition, schema::Field},
     registry::records,
 };
 
@@ -45,6 +45,24 @@ impl Alteration {
         Some(Self { offset: entry.offset, cause })
     }
 
+    /// The user that it is about, when only subscriptions of that one may be altered.
+    pub fn user(&self) -> Option<&UserId> {
+        match &self.cause {
+            Cause::User { user, .. } => Some(user),
+            Cause::Definition(_) => None,
+        }
+    }
+
+    /// Whether subscriptions to a model, made at an offset, may be altered at all: quicker to say than
+    /// [`alters`](Self::alters), which says it of each.
+    pub fn may_alter(&self, model: &ModelName, since: Offset) -> bool {
+        since < self.offset
+            && match &self.cause {
+                Cause::Definition(Some(both)) => !both.0.is_alike_for(&both.1, model),
+                _ => true,
+            }
+    }
+
     /// Whether the subscription may get other answers than before. `application`, `facts`: as they are otherwise.
     pub fn alters(
         &self,
@@ -52,7 +70,7 @@ impl Alteration {
         application: Option<&Application>,
         facts: &UserFacts,
     ) -> bool {
-        if subscription.since >= self.offset {
+        if !self.may_alter(&subscription.model, subscription.since) {
             return false;
         }
         match &self.cause {
@@ -69,10 +87,11 @@ impl Alteration {
     }
 }
 
-/// What decides which documents a subscription shows, and which of their fields.
+/// What decides which documents a subscription shows, and which of their fields. Other words for the same are the same: parts in
+/// another order, a rule that asks what the filter asks already, rights that change nothing for this model.
 #[derive(PartialEq)]
 struct Answer {
-    view: View,
+    condition: Condition,
     /// The paths that it does not show.
     hidden: Vec<String>,
 }
@@ -86,7 +105,7 @@ impl Answer {
         {
             collect_hidden("", &model.fields, &mut hidden);
         }
-        Some(Self { view, hidden })
+        Some(Self { condition: view.effective().normalized(), hidden })
     }
 }
 
@@ -172,6 +191,46 @@ mod tests {
             ),
             ("a filter that it does not have", definition(forgets_title, json!({})), "task", None, false),
             ("what cannot be read", json!({}), "note", None, true),
+            (
+                "the rule asks what the filter asks already",
+                definition(task(json!({})), json!({ "task": { "read": { "title": "x" } } })),
+                "task",
+                Some(json!({ "title": { "$in": ["x"] } })),
+                false,
+            ),
+            (
+                "the rule asks more than the filter",
+                definition(task(json!({})), json!({ "task": { "read": { "title": "x" } } })),
+                "task",
+                Some(json!({ "title": { "$prefix": "x" } })),
+                true,
+            ),
+            (
+                "the rule says the same in other words",
+                definition(task(json!({})), json!({ "task": { "read": { "$or": [{}, { "title": "x" }] } } })),
+                "task",
+                None,
+                false,
+            ),
+            (
+                "everybody may read what every user may",
+                definition(task(json!({})), json!({ "task": { "read": "public" } })),
+                "task",
+                None,
+                false,
+            ),
+            ("nobody may read", definition(task(json!({})), json!({ "task": { "read": "none" } })), "task", None, true),
+            ("the model is gone", definition(json!({ "note": {} }), json!({})), "task", None, true),
+            (
+                "the filter means something else",
+                definition(
+                    task(json!({ "title": { "type": "array", "arrayType": "string", "filterable": true } })),
+                    json!({}),
+                ),
+                "task",
+                Some(json!({ "title": "x" })),
+                true,
+            ),
         ] {
             let entry = entry(Event::Defined { definition: after, before: Some(before.clone()) });
             let alteration = Alteration::of(&entry).expect("an alteration");
@@ -185,9 +244,29 @@ mod tests {
     }
 
     #[test]
+    fn rules_in_another_order_alter_nothing() {
+        let rule = |one: &str, other: &str| {
+            let read = json!({ "$or": [{ "title": one }, { "$and": [{ "title": other }, { "userId": "$user.id" }] }] });
+            let turned = json!({ "$or": [{ "userId": "$user.id", "title": other }, { "title": { "$eq": one } }] });
+            [read, turned].map(|read| definition(task(json!({})), json!({ "task": { "read": read } })))
+        };
+        let [before, after] = rule("x", "y");
+        let alters = |before: &Value, after: Value, filter: Option<Value>| {
+            let entry = entry(Event::Defined { definition: after, before: Some(before.clone()) });
+            let alteration = Alteration::of(&entry).expect("an alteration");
+            alteration.alters(&subscription("task", filter, 9), None, &UserFacts::default())
+        };
+        assert!(!alters(&before, after, None));
+        let [_, other] = rule("x", "z");
+        assert!(alters(&before, other, None));
+    }
+
+    #[test]
     fn a_user_alters_what_rules_ask_of_it() {
         let rules = json!({ "task": { "read": { "title": "$user.details.team" } } });
-        let application = serde_json::from_value(definition(task(json!({})), rules)).expect("a record");
+        let mut schema = task(json!({}));
+        schema["secret"] = json!({ "code": { "type": "string", "hidden": true } });
+        let application = serde_json::from_value(definition(schema, rules)).expect("a record");
         let application = Application::compile(application).expect("an application");
         let facts = |user_type: Option<&str>, team: Option<&str>| UserFacts {
             user_type: user_type.map(str::to_owned),
@@ -197,7 +276,12 @@ mod tests {
             ("its team", facts(None, Some("a")), facts(None, Some("b")), "task", true),
             ("the team is not asked for", facts(None, Some("a")), facts(None, Some("b")), "note", false),
             ("its type is not asked for", facts(None, Some("a")), facts(Some("editor"), Some("a")), "task", false),
-            ("it becomes an admin", facts(None, None), facts(Some("admin"), None), "note", true),
+            ("it loses what is asked for", facts(None, Some("a")), facts(None, None), "task", true),
+            ("it never had what is asked for", facts(None, None), facts(Some("editor"), None), "task", false),
+            ("it becomes an admin", facts(None, None), facts(Some("admin"), None), "task", true),
+            ("it becomes an admin, and sees no more", facts(None, None), facts(Some("admin"), None), "note", false),
+            ("it sees hidden fields as an admin", facts(None, None), facts(Some("admin"), None), "secret", true),
+            ("it is no admin any more", facts(Some("admin"), None), facts(None, None), "secret", true),
         ] {
             let user = UserId::parse("u").expect("an id");
             let changed = Event::UserChanged { user, before: Some(before), after: Some(after) };

@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use nexxus_storage::{
     Error, ErrorKind, Registry, Result,
-    model::{AppId, Rules, Schema},
+    model::{AppId, ModelName, Rules, Schema},
     registry::{
         Feed, Kind, News,
         records::{self, decode},
@@ -41,6 +41,13 @@ impl Application {
 
     pub fn id(&self) -> &AppId {
         &self.record.id
+    }
+
+    /// Whether both show the same of a model to whoever subscribes to it.
+    pub fn is_alike_for(&self, other: &Self, model: &ModelName) -> bool {
+        self.record.auth_enabled == other.record.auth_enabled
+            && self.schema.model(model.as_str()) == other.schema.model(model.as_str())
+            && self.rules.reads_alike(&other.rules, model)
     }
 }
 

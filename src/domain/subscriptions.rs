@@ -231,7 +231,11 @@ impl Domain {
         if held.len() < most {
             return Ok(());
         }
-        let detail = format!("the device has {most} subscriptions, more are not allowed");
+        let detail = format!(
+            "the device has {} subscriptions and may have {most} (limits.subscriptions_per_device): end one first, or ask for \
+             more with one filter",
+            held.len()
+        );
         Err(Problem::new(ProblemKind::TooManyRequests, detail).with_retry_after(60))
     }
 

@@ -4,7 +4,12 @@ use std::sync::Arc;
 
 use nexxus_storage::{
     Error, ErrorKind, Result,
-    model::{Caller, Channel, Document, Filter, change::UserFacts, filter::Condition, rules::Action},
+    model::{
+        Caller, Channel, Document, DocumentId, Filter, UserId,
+        change::UserFacts,
+        filter::{Condition, Field, Scalar, Test},
+        rules::Action,
+    },
     registry::records,
 };
 
@@ -87,17 +92,46 @@ impl View {
             && self.readable.matches(document)
     }
 
+    /// Everything that a document of the model has to fulfil to be in it.
+    pub fn effective(&self) -> Condition {
+        let channel = &self.channel;
+        let (id, user) = (channel.id.as_ref().map(DocumentId::as_str), channel.user.as_ref().map(UserId::as_str));
+        let filter = channel.filter.as_ref().map(|filter| filter.condition().clone());
+        effective(id, user, filter, self.readable.clone())
+    }
+
     /// What the change from `before` to `after` is to it; none when it does not hear of it.
     pub fn step(&self, before: Option<&Document>, after: Option<&Document>) -> Option<Step> {
-        let was = before.is_some_and(|document| self.shows(document));
-        let is = after.is_some_and(|document| self.shows(document));
+        Step::between(before, after, |document| self.shows(document), |document| self.readable.matches(document))
+    }
+}
+
+/// What a document has to fulfil for a channel's id, owner and filter, and a read rule.
+pub fn effective(id: Option<&str>, user: Option<&str>, filter: Option<Condition>, readable: Condition) -> Condition {
+    let equals = |name: &str, value: Option<&str>| match (Field::universal(name), value) {
+        (Some(field), Some(value)) => Condition::Test(field, Test::Eq(Scalar::String(value.into()))),
+        _ => Condition::All,
+    };
+    Condition::all_of([equals("id", id), equals("userId", user), filter.unwrap_or(Condition::All), readable])
+}
+
+impl Step {
+    /// What a change is to whoever is shown, and may read, this.
+    pub fn between(
+        before: Option<&Document>,
+        after: Option<&Document>,
+        shows: impl Fn(&Document) -> bool,
+        is_readable: impl Fn(&Document) -> bool,
+    ) -> Option<Self> {
+        let was = before.is_some_and(&shows);
+        let is = after.is_some_and(&shows);
         match (before, after) {
-            (None, Some(_)) if is => Some(Step::Created),
-            (Some(_), None) if was => Some(Step::Deleted),
+            (None, Some(_)) if is => Some(Self::Created),
+            (Some(_), None) if was => Some(Self::Deleted),
             (Some(before), Some(after)) => match (was, is) {
-                (true, true) => Some(Step::Stayed),
-                (false, true) => Some(Step::Entered { unreadable: !self.readable.matches(before) }),
-                (true, false) => Some(Step::Left { unreadable: !self.readable.matches(after) }),
+                (true, true) => Some(Self::Stayed),
+                (false, true) => Some(Self::Entered { unreadable: !is_readable(before) }),
+                (true, false) => Some(Self::Left { unreadable: !is_readable(after) }),
                 (false, false) => None,
             },
             _ => None,

@@ -1,177 +1,336 @@
-//! The groups of one model, and how to find those that a document may concern.
+//! The groups of one model by what their documents have, and how to find those that a document may concern.
+//!
+//! Values stand there as their keyed hashes: a group that is found by an equal hash of another value is asked, and says no.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::BTreeSet,
+    hash::{BuildHasher, RandomState},
     sync::Arc,
 };
 
-use indexmap::IndexMap;
 use nexxus_storage::model::{
-    DeviceId, Document, Offset, SubscriptionId,
-    filter::{Condition, Field, Kind, Scalar, Test},
+    AppId, Document, ModelName, Timestamp,
+    filter::{Condition, Field, Stored, packed::Fields},
 };
 
-use super::values::{Key, Number, Values};
-use crate::domain::view::{Step, View};
+use super::{
+    Number,
+    group::{self, PackedView},
+    intervals::Intervals,
+    plan::{self, Entry, MOST_COUNTED},
+    slab::Slab,
+    table::Table,
+};
+use crate::domain::view::View;
 
-/// Subscriptions that always hear the same: one channel, one effective condition, one frame class.
-pub(super) struct Group {
-    pub(super) view: Arc<View>,
-    /// In no order.
-    members: IndexMap<SubscriptionId, Member>,
-    /// The equality that it is found by; none: it is asked about every document of the model.
-    found_by: Option<(Field, Key)>,
-}
-
-pub(super) struct Member {
-    pub(super) device: DeviceId,
-    /// Changes at or below it are in the items that the subscriber got.
-    since: Offset,
-}
-
-impl Group {
-    /// The devices that hear of a change at an offset.
-    pub(super) fn devices(&self, offset: Offset) -> impl Iterator<Item = &DeviceId> {
-        self.members.values().filter(move |member| member.since < offset).map(|member| &member.device)
-    }
-}
-
-/// Equal for equal views, and for no others: channel, frame class, and what filter and rule come to. The key of the channel alone
-/// would not do: it names the filter as it was written, which can mean something else under another schema.
-type GroupKey = (Arc<str>, String);
+/// How a group says that it is in the list of those that are always asked; otherwise the choices of its plan follow.
+const ALWAYS: u8 = 0;
+const FOUND: u8 = 1;
 
 #[derive(Default)]
 pub(super) struct Index {
-    /// By number; free places are reused.
-    groups: Vec<Option<Group>>,
-    free: Vec<Number>,
-    by_view: HashMap<GroupKey, Number>,
-    equal: HashMap<Field, Values>,
-    any: BTreeSet<Number>,
+    pub(super) name: Option<(AppId, ModelName)>,
+    pub(super) fields: Fields,
+    /// By the field's number.
+    uses: Vec<Use>,
+    equal: Equal,
+    /// Asked about every document.
+    always: BTreeSet<Number>,
+    n_groups: usize,
+    /// How many of those that are always asked may say no.
+    n_unindexed: usize,
+}
+
+/// What groups are found by in one field.
+#[derive(Default)]
+struct Use {
+    n_equal: usize,
+    bits: Option<Box<Intervals<u64>>>,
+    texts: Option<Box<Intervals<Arc<[u8]>>>>,
+    there: BTreeSet<Number>,
+}
+
+impl Use {
+    fn is_none(&self) -> bool {
+        self.n_equal == 0 && self.bits.is_none() && self.texts.is_none() && self.there.is_empty()
+    }
 }
 
 impl Index {
-    /// Gives the view that the group has: equal to the one given, and shared by all of it.
-    pub(super) fn insert(&mut self, view: View, id: &SubscriptionId, device: DeviceId, since: Offset) -> Arc<View> {
-        let member = Member { device, since };
-        let key = group_key(&view);
-        let known = self.by_view.get(&key).copied();
-        if let Some(group) = known.and_then(|number| self.groups.get_mut(number as usize)?.as_mut()) {
-            group.members.insert(id.clone(), member);
-            return group.view.clone();
-        }
-        let number = self.free.pop().unwrap_or_else(|| {
-            self.groups.push(None);
-            // An index of 2^32 groups would not fit any memory.
-            (self.groups.len() - 1) as Number
-        });
-        let found_by = self.best_equality(&view);
-        match &found_by {
-            Some((field, value)) => self.equal.entry(field.clone()).or_default().insert(value.clone(), number),
-            None => drop(self.any.insert(number)),
-        }
-        let view = Arc::new(view);
-        let group = Group { view: view.clone(), members: IndexMap::from([(id.clone(), member)]), found_by };
-        if let Some(place) = self.groups.get_mut(number as usize) {
-            *place = Some(group);
-        }
-        self.by_view.insert(key, number);
-        view
-    }
-
-    pub(super) fn remove(&mut self, view: &View, id: &SubscriptionId) {
-        let key = group_key(view);
-        let Some(number) = self.by_view.get(&key).copied() else { return };
-        let Some(place) = self.groups.get_mut(number as usize) else { return };
-        let Some(group) = place else { return };
-        group.members.swap_remove(id);
-        if !group.members.is_empty() {
-            return;
-        }
-        match &group.found_by {
-            Some((field, value)) => {
-                if let Some(values) = self.equal.get_mut(field) {
-                    values.remove(value, number);
-                    if values.is_empty() {
-                        self.equal.remove(field);
-                    }
-                }
-            }
-            None => drop(self.any.remove(&number)),
-        }
-        *place = None;
-        self.free.push(number);
-        self.by_view.remove(&key);
+    pub(super) fn of(app: AppId, model: ModelName) -> Self {
+        Self { name: Some((app, model)), ..Self::default() }
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.by_view.is_empty()
+        self.n_groups == 0
     }
 
-    /// The groups that hear of a change, each with its step.
-    pub(super) fn steps(&self, before: Option<&Document>, after: Option<&Document>) -> Vec<(&Group, Step)> {
-        let step = |number: &Number| {
-            let group = self.groups.get(*number as usize)?.as_ref()?;
-            Some((group, group.view.step(before, after)?))
+    pub(super) fn n_unindexed(&self) -> usize {
+        self.n_unindexed
+    }
+
+    /// Appends the bytes of a view. [`insert`](Self::insert) needs the fields that get their numbers here.
+    pub(super) fn pack(&mut self, view: &View, into: &mut Vec<u8>) {
+        let channel = &view.channel;
+        let named = [channel.id.as_ref().map(|_| "id"), channel.user.as_ref().map(|_| "userId")];
+        for field in named.into_iter().flatten().filter_map(Field::universal) {
+            self.fields.number_of(&field);
+        }
+        group::pack(view, &mut self.fields, into);
+    }
+
+    /// Gives what [`remove`](Self::remove) needs to find it again.
+    pub(super) fn insert(&mut self, view: &View, group: Number) -> Vec<u8> {
+        let condition = view.effective();
+        self.n_groups += 1;
+        let Some(plan) = plan::plan(&condition, self) else {
+            self.always.insert(group);
+            self.n_unindexed += usize::from(condition != Condition::All);
+            return vec![ALWAYS];
         };
-        self.candidates(before, after).iter().chain(&self.any).filter_map(step).collect()
+        for entry in plan.entries {
+            self.put(entry, group);
+        }
+        std::iter::once(FOUND).chain(plan.choices).collect()
     }
 
-    /// Those among the groups that are found by an equality that these documents may concern.
+    pub(super) fn remove(&mut self, view: &PackedView<'_>, found_by: &[u8], group: Number) {
+        self.n_groups -= 1;
+        let condition = view.effective(&self.fields);
+        let Some((&FOUND, choices)) = found_by.split_first() else {
+            self.always.remove(&group);
+            self.n_unindexed -= usize::from(condition != Condition::All);
+            return;
+        };
+        let hash = |field: &Field, value: Stored<'_>| self.hash(field, value);
+        for entry in plan::again(&condition, &mut choices.iter().copied(), &self.fields, &hash) {
+            self.take(&entry, group);
+        }
+    }
+
+    fn put(&mut self, entry: Entry, group: Number) {
+        match entry {
+            Entry::Equal { field, hash } => {
+                if self.equal.put(hash, group) {
+                    self.at(field).n_equal += 1;
+                }
+            }
+            Entry::Bits { field, low, high } => self.at(field).bits.get_or_insert_default().insert(low, high, group),
+            Entry::Texts { field, low, high } => self.at(field).texts.get_or_insert_default().insert(low, high, group),
+            Entry::There { field } => drop(self.at(field).there.insert(group)),
+        }
+    }
+
+    fn take(&mut self, entry: &Entry, group: Number) {
+        match entry {
+            Entry::Equal { field, hash } => {
+                if self.equal.take(*hash, group) {
+                    self.at(*field).n_equal -= 1;
+                }
+            }
+            Entry::Bits { field, low, .. } => take_interval(&mut self.at(*field).bits, low, group),
+            Entry::Texts { field, low, .. } => take_interval(&mut self.at(*field).texts, low, group),
+            Entry::There { field } => drop(self.at(*field).there.remove(&group)),
+        }
+    }
+
+    fn at(&mut self, field: u32) -> &mut Use {
+        let place = field as usize;
+        if self.uses.len() <= place {
+            self.uses.resize_with(place + 1, Use::default);
+        }
+        &mut self.uses[place]
+    }
+
+    /// The hash of a field's value.
+    pub(super) fn hash(&self, field: &Field, value: Stored<'_>) -> u64 {
+        self.fields.find(field).map_or(0, |number| self.equal.hash(number, value))
+    }
+
+    /// How many groups stand at, or around, an entry's value; counted up to a bound.
+    pub(super) fn crowd_at(&self, entry: &Entry) -> usize {
+        let used = |field: &u32| self.uses.get(*field as usize);
+        let mut n_counted = 0;
+        let mut count = |_| {
+            n_counted += 1;
+            n_counted < MOST_COUNTED
+        };
+        match entry {
+            Entry::Equal { hash, .. } => return self.equal.n_at(*hash),
+            Entry::There { field } => return used(field).map_or(0, |used| used.there.len()),
+            Entry::Bits { field, low, high } => {
+                // Of ranges with one end: around that.
+                let value = if *low == 0 { high } else { low };
+                if let Some(intervals) = used(field).and_then(|used| used.bits.as_ref()) {
+                    intervals.each_around(value, &mut count);
+                }
+            }
+            Entry::Texts { field, low, high } => {
+                let value = if low.is_empty() { high } else { low };
+                if let Some(intervals) = used(field).and_then(|used| used.texts.as_ref()) {
+                    intervals.each_around(value, &mut count);
+                }
+            }
+        }
+        n_counted
+    }
+
+    /// The groups that these documents may concern, each once.
     pub(super) fn candidates(&self, before: Option<&Document>, after: Option<&Document>) -> Vec<Number> {
-        let mut found: Vec<Number> = Vec::new();
-        for (field, values) in &self.equal {
-            for document in [before, after].into_iter().flatten() {
-                values.collect(field, document, &mut found);
+        let mut found = Vec::new();
+        for (number, used) in (0..).zip(&self.uses) {
+            let Some(field) = self.fields.get(number).filter(|_| !used.is_none()) else { continue };
+            match (before, after) {
+                (Some(before), Some(after)) if !field.is_same_in(before, after) => {
+                    self.collect(number, field, used, before, &mut found);
+                    self.collect(number, field, used, after, &mut found);
+                }
+                (Some(document), _) | (None, Some(document)) => {
+                    self.collect(number, field, used, document, &mut found);
+                }
+                (None, None) => {}
             }
         }
         found.sort_unstable();
         found.dedup();
+        found.extend(&self.always);
         found
     }
 
-    /// The most telling equality that every document of the view fulfils: the one that the fewest other groups are found by; of
-    /// those the document's id, its owner, any other field.
-    fn best_equality(&self, view: &View) -> Option<(Field, Key)> {
-        let mut candidates = Vec::new();
-        let mut require = |name: &str, value: &str| {
-            candidates.extend(Field::universal(name).map(|field| (field, Key::of(&Scalar::String(value.into())))));
-        };
-        if let Some(id) = &view.channel.id {
-            require("id", id.as_str());
-        }
-        if let Some(user) = &view.channel.user {
-            require("userId", user.as_str());
-        }
-        if let Some(filter) = &view.channel.filter {
-            collect_equalities(filter.condition(), &mut candidates);
-        }
-        collect_equalities(&view.readable, &mut candidates);
-        candidates.into_iter().min_by_key(|(field, key)| {
-            let crowd = self.equal.get(field).map_or(0, |values| values.count(key));
-            let rank = match &*field.path {
-                "id" => 0,
-                "userId" => 1,
-                _ if field.kind == Kind::Boolean => 3,
-                _ => 2,
+    fn collect(&self, number: u32, field: &Field, used: &Use, document: &Document, found: &mut Vec<Number>) {
+        let mut is_there = false;
+        field.any_value(document, |value| {
+            is_there = true;
+            if used.n_equal > 0 {
+                self.equal.collect(self.equal.hash(number, value), found);
+            }
+            let mut add = |group| {
+                found.push(group);
+                true
             };
-            (crowd, rank)
-        })
-    }
-}
-
-fn group_key(view: &View) -> GroupKey {
-    let filter = view.channel.filter.as_ref().map(|filter| filter.condition());
-    (view.key.clone(), format!("{}{:?}{filter:?}", u8::from(view.privileged), view.readable))
-}
-
-fn collect_equalities(condition: &Condition, into: &mut Vec<(Field, Key)>) {
-    match condition {
-        Condition::And(all) => all.iter().for_each(|one| collect_equalities(one, into)),
-        // All documents of an index have the same type and application.
-        Condition::Test(field, Test::Eq(value)) if *field.path != *"type" && *field.path != *"appId" => {
-            into.push((field.clone(), Key::of(value)));
+            if let (Some(intervals), Some(bits)) = (&used.bits, bits_of(value)) {
+                intervals.each_around(&bits, &mut add);
+            }
+            if let (Some(intervals), Stored::String(text)) = (&used.texts, value) {
+                intervals.each_around(text.as_bytes(), &mut add);
+            }
+            false
+        });
+        if is_there {
+            found.extend(&used.there);
         }
-        _ => {}
     }
+}
+
+fn take_interval<K: Ord + Clone>(intervals: &mut Option<Box<Intervals<K>>>, low: &K, group: Number) {
+    if let Some(some) = intervals {
+        some.remove(low, group);
+        if some.is_empty() {
+            *intervals = None;
+        }
+    }
+}
+
+/// Groups by the hash of a value.
+#[derive(Default)]
+struct Equal {
+    keys: RandomState,
+    table: Table<At>,
+    /// Of values that several groups are found by.
+    several: Slab<BTreeSet<Number>>,
+}
+
+/// Two halves of a hash, and a group, or, with the highest bit set, the number of a set of groups.
+#[derive(Clone, Copy)]
+struct At {
+    hash: [u32; 2],
+    groups: u32,
+}
+
+const SEVERAL: u32 = 1 << 31;
+
+impl At {
+    fn hash(&self) -> u64 {
+        u64::from(self.hash[0]) | u64::from(self.hash[1]) << 32
+    }
+
+    fn several(&self) -> Option<Number> {
+        (self.groups & SEVERAL != 0).then_some(self.groups & !SEVERAL)
+    }
+}
+
+impl Equal {
+    fn hash(&self, field: u32, value: Stored<'_>) -> u64 {
+        match value {
+            Stored::String(text) => self.keys.hash_one((field, text)),
+            Stored::Boolean(truth) => self.keys.hash_one((field, u64::from(truth))),
+            other => self.keys.hash_one((field, bits_of(other))),
+        }
+    }
+
+    /// False when it was there.
+    fn put(&mut self, hash: u64, group: Number) -> bool {
+        let Some(at) = self.table.find_mut(hash, |at| at.hash() == hash) else {
+            let at = At { hash: [hash as u32, (hash >> 32) as u32], groups: group };
+            self.table.insert(hash, at, At::hash);
+            return true;
+        };
+        match at.several() {
+            Some(several) => self.several.get_mut(several).is_some_and(|several| several.insert(group)),
+            None if at.groups == group => false,
+            None => {
+                at.groups = self.several.insert(BTreeSet::from([at.groups, group])) | SEVERAL;
+                true
+            }
+        }
+    }
+
+    /// False when it was not there.
+    fn take(&mut self, hash: u64, group: Number) -> bool {
+        let Some(at) = self.table.find_mut(hash, |at| at.hash() == hash) else { return false };
+        let Some(number) = at.several() else {
+            return at.groups == group && self.table.remove(hash, |at| at.hash() == hash).is_some();
+        };
+        let Some(several) = self.several.get_mut(number) else { return false };
+        let was_there = several.remove(&group);
+        if several.len() == 1 {
+            at.groups = several.pop_first().unwrap_or_default();
+            self.several.remove(number);
+        }
+        was_there
+    }
+
+    fn n_at(&self, hash: u64) -> usize {
+        match self.table.find(hash, |at| at.hash() == hash) {
+            Some(at) => at.several().map_or(1, |several| self.several.get(several).map_or(0, BTreeSet::len)),
+            None => 0,
+        }
+    }
+
+    fn collect(&self, hash: u64, found: &mut Vec<Number>) {
+        let Some(at) = self.table.find(hash, |at| at.hash() == hash) else { return };
+        match at.several() {
+            Some(several) => found.extend(self.several.get(several).into_iter().flatten()),
+            None => found.push(at.groups),
+        }
+    }
+}
+
+fn bits_of(value: Stored<'_>) -> Option<u64> {
+    match value {
+        Stored::Number(number) => Some(number_bits(number)),
+        Stored::Date(time) => Some(date_bits(time)),
+        Stored::String(_) | Stored::Boolean(_) => None,
+    }
+}
+
+/// Bits that are in the order of the numbers. Adding zero turns negative zero into zero: they are one value.
+pub(super) fn number_bits(number: f64) -> u64 {
+    let bits = (number + 0.0).to_bits();
+    if bits >> 63 == 0 { bits | 1 << 63 } else { !bits }
+}
+
+/// Bits that are in the order of the times.
+pub(super) fn date_bits(time: Timestamp) -> u64 {
+    time.as_ms().cast_unsigned() ^ 1 << 63
 }

@@ -35,12 +35,20 @@ pub fn run_writer(domain: &Domain, services: &mut Services) {
     }
 }
 
-/// Runs the stage `transport-manager`: one worker for each of its queues. Gives when all of them are loaded.
+/// Runs the stage `transport-manager`: one worker for each of its queues. Loading its matcher takes seconds where there are
+/// millions of subscriptions; until then the node is not ready, and connections live on the change log.
 pub async fn run_transport_manager(domain: &Domain, services: &mut Services) -> Result<(), Failure> {
     for queue in domain.routes.transport_manager.queues() {
         let (queues, domain) = (domain.backends.queues.clone(), domain.clone());
-        let worker = TransportManager::open(domain.clone(), queue.clone()).await?;
+        // Before anything is published to it.
+        queues.declare(&queue, Durability::FromLog).await?;
+        let loading = domain.readiness.latch("matcher");
         services.spawn("transport-manager", queue.clone(), move |stop| async move {
+            let worker = tokio::select! {
+                worker = TransportManager::open(domain.clone(), queue.clone()) => worker?,
+                () = stop.cancelled() => return Ok(()),
+            };
+            drop(loading);
             let prefetch = domain.config.workers.transport_manager.prefetch;
             let input = Input { stage: TRANSPORT_MANAGER, queue, durability: Durability::FromLog, prefetch };
             runner::run(queues, input, worker, stop).await

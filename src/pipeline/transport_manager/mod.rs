@@ -4,6 +4,7 @@
 //! the next one, drops lower ones, and reads a hole from the change log before it goes on. What it sends says what it covers,
 //! so no message to a transport is precious: a worker that misses one sees the gap and reads the change log itself.
 
+mod loading;
 mod matched;
 mod roster;
 
@@ -104,7 +105,7 @@ impl TransportManager {
         if matched.upto.epoch != entry.offset.epoch {
             // What was shown may be gone.
             let begin = Offset::new(entry.offset.epoch, 0);
-            let all = self.roster.channels_where(app, |subscription| subscription.since < begin);
+            let all = self.roster.channels_where(app, |listener| listener.since() < begin);
             matched.resync(&self.roster, app, all, None, begin);
             matched.upto = begin;
         }
@@ -208,8 +209,9 @@ impl Worker for TransportManager {
             if !matched.is_next(entry.offset) {
                 matched.lose();
             }
-            let lost = self.roster.channels_where(app, |subscription| {
-                subscription.since < entry.offset && entry.model().is_none_or(|model| subscription.model == *model)
+            let lost = self.roster.channels_where(app, |listener| {
+                listener.since() < entry.offset
+                    && entry.model().is_none_or(|model| listener.model().is_none_or(|its| its == model))
             });
             matched.resync(&self.roster, app, lost, Some("internal"), entry.offset);
             matched.upto = entry.offset;

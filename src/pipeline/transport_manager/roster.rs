@@ -1,11 +1,14 @@
 //! The crowds of all applications of a queue, fed from the registry for subscriptions and connections, and from the change log for
 //! applications and users (so that rules change at their place in the log, not before).
 
-use std::collections::{BTreeSet, HashMap};
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::Instant,
+};
 
 use nexxus_storage::{
     Result,
-    model::{AppId, DeviceId, Entry, Event, SubscriptionId, UserId, change::UserFacts},
+    model::{AppId, DeviceId, Entry, Event, SubscriptionId, UserId},
     registry::{
         Feed, Key, Kind, News,
         records::{self, decode},
@@ -13,11 +16,12 @@ use nexxus_storage::{
 };
 use tracing::{error, info};
 
+use super::loading::{Loading, load_facts};
 use crate::{
     domain::{Application, Domain},
     matcher::{
         Matcher,
-        crowd::{Channels, Crowd},
+        crowd::{Channels, Crowd, Listener},
     },
 };
 
@@ -32,16 +36,18 @@ pub(super) struct Roster {
     feed: Box<dyn Feed>,
     /// Something that the feed told was not taken in.
     is_stale: bool,
-    /// How many subscriptions the gauge was told of.
-    n_counted: usize,
+    counted: Counts,
 }
 
 impl Roster {
     pub(super) async fn open(domain: Domain, queue: String) -> Result<Self> {
+        let begun = Instant::now();
         let feed = domain.backends.registry.feed(&KINDS).await?;
-        let mut roster = Self { domain, queue, crowds: HashMap::new(), feed, is_stale: true, n_counted: 0 };
+        let mut roster =
+            Self { domain, queue, crowds: HashMap::new(), feed, is_stale: true, counted: Counts::default() };
         roster.reload().await?;
-        info!(applications = roster.crowds.len(), subscriptions = roster.n_counted, "the matcher is loaded");
+        let (subscriptions, took) = (roster.counted.subscriptions, begun.elapsed());
+        info!(applications = roster.crowds.len(), subscriptions, ?took, "the matcher is loaded");
         Ok(roster)
     }
 
@@ -91,29 +97,10 @@ impl Roster {
     }
 
     async fn load(&self, app: &AppId) -> Result<Crowd> {
-        let known = self.crowds.get(app);
-        let application = known.and_then(|known| known.application.clone());
-        let mut crowd = Crowd::of(application.or_else(|| self.domain.catalog.find(app)));
-        let registry = &self.domain.backends.registry;
-        for subscription in registry.load_all::<records::Subscription>(Kind::Subscription, Some(app), "").await? {
-            let facts = match &subscription.user {
-                Some(user) if crowd.facts_of(user).is_none() => match known.and_then(|known| known.facts_of(user)) {
-                    Some(facts) => Some(facts.clone()),
-                    None => Some(self.load_facts(app, user).await?),
-                },
-                _ => None,
-            };
-            crowd.subscribe(subscription, facts);
-        }
-        for connection in registry.load_all::<records::Connection>(Kind::Connection, Some(app), "").await? {
-            crowd.matcher.connect(connection.device, &connection.queue);
-        }
-        Ok(crowd)
-    }
-
-    async fn load_facts(&self, app: &AppId, user: &UserId) -> Result<UserFacts> {
-        let record: Option<(records::User, u64)> = self.domain.backends.registry.load(&Key::user(app, user)).await?;
-        Ok(record.map(|(user, _)| user.facts).unwrap_or_default())
+        let before = self.crowds.get(app);
+        let application = before.and_then(|before| before.application.clone());
+        let crowd = Crowd::of(application.or_else(|| self.domain.catalog.find(app)));
+        Loading::new(&self.domain.backends.registry, app, before, crowd).load().await
     }
 
     async fn take(&mut self, key: &Key, value: Option<&[u8]>) -> Result<()> {
@@ -133,7 +120,7 @@ impl Roster {
             (Kind::Connection, value) => {
                 let Ok(device) = DeviceId::parse(first) else { return Ok(()) };
                 match value {
-                    Some(_) => self.crowd(app).await?.matcher.connect(device, second),
+                    Some(_) => self.crowd(app).await?.matcher.connect(&device, second),
                     None => {
                         if let Some(crowd) = self.crowds.get_mut(app) {
                             crowd.matcher.disconnect(&device, second);
@@ -153,7 +140,7 @@ impl Roster {
         let app = subscription.app.clone();
         let is_known = |user: &UserId| self.crowds.get(&app).is_some_and(|crowd| crowd.facts_of(user).is_some());
         let facts = match &subscription.user {
-            Some(user) if !is_known(user) => Some(self.load_facts(&app, user).await?),
+            Some(user) if !is_known(user) => Some(load_facts(&self.domain.backends.registry, &app, user).await?),
             _ => None,
         };
         self.crowd(&app).await?.subscribe(subscription, facts);
@@ -192,9 +179,9 @@ impl Roster {
     }
 
     /// The channels of an application's connected devices that fulfil a condition.
-    pub(super) fn channels_where(&self, app: &AppId, wanted: impl Fn(&records::Subscription) -> bool) -> Channels {
+    pub(super) fn channels_where(&self, app: &AppId, wanted: impl Fn(Listener<'_>) -> bool) -> Channels {
         let crowd = self.crowds.get(app);
-        crowd.map(|crowd| crowd.channels_where(|subscription, _| wanted(subscription))).unwrap_or_default()
+        crowd.map(|crowd| crowd.channels_where(wanted)).unwrap_or_default()
     }
 
     pub(super) fn matcher(&self, app: &AppId) -> Option<&Matcher> {
@@ -212,8 +199,24 @@ impl Roster {
     }
 
     fn count(&mut self) {
-        let n_subscriptions = self.crowds.values().map(Crowd::n_subscriptions).sum();
-        let before = std::mem::replace(&mut self.n_counted, n_subscriptions);
-        metrics::gauge!("nexxus_subscriptions").increment(n_subscriptions as f64 - before as f64);
+        let now = self.crowds.values().fold(Counts::default(), |counts, crowd| Counts {
+            subscriptions: counts.subscriptions + crowd.n_subscriptions(),
+            unindexed: counts.unindexed + crowd.matcher.n_unindexed(),
+        });
+        let before = std::mem::replace(&mut self.counted, now);
+        // Other queues have rosters of their own.
+        let tell = |name: &'static str, now: usize, before: usize| {
+            metrics::gauge!(name).increment(now as f64 - before as f64);
+        };
+        tell("nexxus_subscriptions", now.subscriptions, before.subscriptions);
+        tell("nexxus_matcher_unindexed", now.unindexed, before.unindexed);
     }
+}
+
+/// What the gauges were told.
+#[derive(Default, Clone, Copy)]
+struct Counts {
+    subscriptions: usize,
+    /// Groups of subscriptions that are tested against every change of their model.
+    unindexed: usize,
 }

@@ -73,7 +73,7 @@ impl Lap {
 
     pub(super) fn board(&mut self, connection: Arc<Connection>) {
         let device = connection.device.clone();
-        self.crowd.matcher.connect(device.clone(), HERE);
+        self.crowd.matcher.connect(&device, HERE);
         self.riders.entry(device).or_default().connections.push(connection);
     }
 
@@ -125,8 +125,7 @@ impl Lap {
 
     fn altered_by(&self, entry: &Entry) -> Channels {
         let Some(alteration) = Alteration::of(entry) else { return Channels::new() };
-        let application = self.crowd.application.as_deref();
-        self.crowd.channels_where(|subscription, facts| alteration.alters(subscription, application, facts))
+        self.crowd.altered_by(&alteration)
     }
 
     fn give_change(&mut self, entry: &Entry) {
@@ -176,7 +175,7 @@ impl Lap {
     /// What is before an offset, or of another epoch, cannot be read any more: whoever needs it has to ask anew. Gives whether there
     /// was anybody.
     pub(super) fn leap(&mut self, reaches_back: impl Fn(Offset) -> bool, position: Offset) -> bool {
-        let mut channels: HashMap<_, _> = self.crowd.channels_where(|_, _| true).into_iter().collect();
+        let mut channels: HashMap<_, _> = self.crowd.channels_where(|_| true).into_iter().collect();
         let mut has_leapt = false;
         for (device, rider) in &self.riders {
             let channels = channels.remove(device).unwrap_or_default();

@@ -115,6 +115,11 @@ impl Rules {
         self.condition(&document.model, action, caller).matches(document)
     }
 
+    /// Whether both rule alike who reads a model.
+    pub fn reads_alike(&self, other: &Rules, model: &ModelName) -> bool {
+        self.open == other.open && self.of(model).read == other.of(model).read
+    }
+
     /// Whether a filter among the rules of a model names the field at this dotted path; such a field has to stay filterable.
     pub fn names_field(&self, model: &ModelName, path: &str) -> bool {
         let mut named = false;

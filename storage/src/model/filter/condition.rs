@@ -91,7 +91,8 @@ impl Condition {
     }
 
     /// The same condition with its parts in canonical order, so that equal ones are equal values.
-    pub(super) fn normalized(&self) -> Condition {
+    #[must_use]
+    pub fn normalized(&self) -> Condition {
         match self {
             Self::And(parts) => match Self::all_of(parts.iter().map(Self::normalized)) {
                 Self::And(parts) => Self::And(sorted(&parts)),
@@ -104,6 +105,11 @@ impl Condition {
             Self::Not(inner) => inner.normalized().negated(),
             other => other.clone(),
         }
+    }
+
+    /// Its text in the notation of filters: of a filter's condition, the filter's canonical text.
+    pub fn canonical(&self) -> String {
+        canonical::text(self).0
     }
 
     /// Calls for each field that it tests, as often as it does.

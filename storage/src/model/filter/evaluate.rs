@@ -23,9 +23,9 @@ impl Condition {
     }
 }
 
-/// A value of a document, as filters see it.
-#[derive(Clone, Copy)]
-enum Stored<'d> {
+/// A value of a document, or of a filter, as filters see it.
+#[derive(Debug, Clone, Copy)]
+pub enum Stored<'d> {
     String(&'d str),
     Number(f64),
     Boolean(bool),
@@ -35,17 +35,30 @@ enum Stored<'d> {
 impl Field {
     /// Whether its value, or any of its elements, is as wanted. What is not of its kind (left behind by a forced change of
     /// schema) is as good as missing.
-    fn any_value(&self, document: &Document, wanted: impl Fn(Stored<'_>) -> bool) -> bool {
+    pub fn any_value(&self, document: &Document, mut wanted: impl FnMut(Stored<'_>) -> bool) -> bool {
         if self.is_universal {
             return universal_value(&self.path, document).is_some_and(wanted);
         }
         match value_at(&document.fields, &self.path) {
             Some(Value::Array(elements)) if self.is_array => {
-                elements.iter().any(|element| stored(self.kind, element).is_some_and(&wanted))
+                elements.iter().any(|element| stored(self.kind, element).is_some_and(&mut wanted))
             }
             Some(value) if !self.is_array => stored(self.kind, value).is_some_and(wanted),
             _ => false,
         }
+    }
+
+    /// Whether two documents certainly have the same in it.
+    pub fn is_same_in(&self, one: &Document, other: &Document) -> bool {
+        if self.is_universal {
+            let values = (universal_value(&self.path, one), universal_value(&self.path, other));
+            return match values {
+                (Some(one), Some(other)) => one.order(other) == Some(Ordering::Equal),
+                (None, None) => true,
+                _ => false,
+            };
+        }
+        value_at(&one.fields, &self.path) == value_at(&other.fields, &self.path)
     }
 }
 
@@ -87,19 +100,7 @@ impl Test {
             // A value of another kind is not found, wherever the search goes.
             Self::In(wanted) => wanted.binary_search_by(|wanted| wanted.order(value).unwrap_or(Ordering::Less)).is_ok(),
             Self::Range(low, high) => {
-                let above = match low {
-                    Bound::Included(low) => matches!(low.order(value), Some(Ordering::Less | Ordering::Equal)),
-                    Bound::Excluded(low) => low.order(value) == Some(Ordering::Less),
-                    Bound::Unbounded => true,
-                };
-                above
-                    && match high {
-                        Bound::Included(high) => {
-                            matches!(high.order(value), Some(Ordering::Greater | Ordering::Equal))
-                        }
-                        Bound::Excluded(high) => high.order(value) == Some(Ordering::Greater),
-                        Bound::Unbounded => true,
-                    }
+                value.is_within(low.as_ref().map(Scalar::as_stored), high.as_ref().map(Scalar::as_stored))
             }
             Self::Prefix(prefix) => matches!(value, Stored::String(text) if text.starts_with(&**prefix)),
         }
@@ -107,15 +108,43 @@ impl Test {
 }
 
 impl Scalar {
-    /// How it compares with a value of a document; none when that is of another kind. UTF-8 bytes are in the order of the code
-    /// points.
+    pub fn as_stored(&self) -> Stored<'_> {
+        match self {
+            Self::String(text) => Stored::String(text),
+            Self::Number(number) => Stored::Number(*number),
+            Self::Boolean(truth) => Stored::Boolean(*truth),
+            Self::Date(time) => Stored::Date(*time),
+        }
+    }
+
     fn order(&self, value: Stored<'_>) -> Option<Ordering> {
-        match (self, value) {
-            (Self::String(this), Stored::String(other)) => Some((**this).cmp(other)),
+        self.as_stored().order(value)
+    }
+}
+
+impl Stored<'_> {
+    /// How they compare; none when they are of different kinds. UTF-8 bytes are in the order of the code points.
+    pub(super) fn order(self, other: Stored<'_>) -> Option<Ordering> {
+        match (self, other) {
+            (Self::String(this), Stored::String(other)) => Some(this.cmp(other)),
             (Self::Number(this), Stored::Number(other)) => this.partial_cmp(&other),
             (Self::Boolean(this), Stored::Boolean(other)) => Some(this.cmp(&other)),
             (Self::Date(this), Stored::Date(other)) => Some(this.cmp(&other)),
             _ => None,
         }
+    }
+
+    pub(super) fn is_within(self, low: Bound<Stored<'_>>, high: Bound<Stored<'_>>) -> bool {
+        let above = match low {
+            Bound::Included(low) => matches!(low.order(self), Some(Ordering::Less | Ordering::Equal)),
+            Bound::Excluded(low) => low.order(self) == Some(Ordering::Less),
+            Bound::Unbounded => true,
+        };
+        above
+            && match high {
+                Bound::Included(high) => matches!(high.order(self), Some(Ordering::Greater | Ordering::Equal)),
+                Bound::Excluded(high) => high.order(self) == Some(Ordering::Greater),
+                Bound::Unbounded => true,
+            }
     }
 }

@@ -17,9 +17,11 @@ use super::{Document, Model, Timestamp, pointer::At, schema::UNIVERSAL_FIELDS, s
 mod canonical;
 mod condition;
 mod evaluate;
+pub mod packed;
 mod parse;
 mod template;
 
+pub use evaluate::Stored;
 pub(crate) use template::Template;
 
 /// Most `$and`, `$or` and `$not` within one another.

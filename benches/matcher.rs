@@ -1,0 +1,204 @@
+//! The matcher alone: matching a change, subscribing, unsubscribing, and what its memory comes to.
+//!
+//! ```text
+//! cargo bench --bench matcher                    criterion, all of it
+//! cargo bench --bench matcher -- memory 1000000  resident memory of so many distinct filtered subscriptions (with `price` or
+//!                                                `title` after the number: of other filters)
+//! ```
+
+use std::{
+    hint::black_box,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use criterion::{BenchmarkId, Criterion};
+use nexxus::{domain::view::View, matcher::Matcher};
+use nexxus_storage::model::{
+    AppId, ChangeId, Channel, DeviceId, Document, Entry, Event, Filter, Model, ModelName, Offset, SubscriptionId,
+    Timestamp, filter::Condition,
+};
+use serde_json::{Value, json};
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().collect();
+    if let Some(place) = arguments.iter().position(|argument| argument == "memory") {
+        let n = arguments.get(place + 1).and_then(|n| n.parse().ok()).unwrap_or(1_000_000);
+        return memory(n, arguments.get(place + 2).map_or("owner", |what| what));
+    }
+    let mut criterion = Criterion::default()
+        .sample_size(40)
+        .warm_up_time(Duration::from_secs(1))
+        .measurement_time(Duration::from_secs(4))
+        .configure_from_args();
+    for n in [1, 1_000, 100_000, 1_000_000] {
+        let ground = Ground::with(n, owner_and_priority);
+        ground.measure_matching(
+            &mut criterion,
+            "owner = … and priority > …, one hit",
+            |n| json!({ "owner": id("owner", n), "priority": 7, "price": 0, "title": "a title" }),
+        );
+        if n == 1_000_000 {
+            ground.measure_subscribing(&mut criterion);
+        }
+    }
+    let ground = Ground::with(100_000, price_range);
+    ground.measure_matching(
+        &mut criterion,
+        "price in [a, b], ten hits",
+        |n| json!({ "owner": "nobody", "priority": 7, "price": n as f64 + 9.5, "title": "a title" }),
+    );
+    let ground = Ground::with(100_000, title_prefix);
+    ground.measure_matching(
+        &mut criterion,
+        "title begins with …, one hit",
+        |n| json!({ "owner": "nobody", "priority": 7, "price": 0, "title": format!("{} and more", id("title", n)) }),
+    );
+    let ground = Ground::with(5_000, |_| json!({ "priority": { "$gt": 5 } }));
+    ground.measure_matching(
+        &mut criterion,
+        "one filter of everybody, everybody hits",
+        |_| json!({ "owner": "nobody", "priority": 7, "price": 0, "title": "a title" }),
+    );
+    criterion.final_summary();
+}
+
+fn owner_and_priority(n: usize) -> Value {
+    json!({ "owner": id("owner", n), "priority": { "$gt": n % 7 } })
+}
+
+fn price_range(n: usize) -> Value {
+    json!({ "price": { "$gte": n, "$lt": n + 10 } })
+}
+
+fn title_prefix(n: usize) -> Value {
+    json!({ "title": { "$prefix": id("title", n) } })
+}
+
+/// Of twenty characters.
+fn id(what: &str, number: usize) -> String {
+    format!("{what:_<10}{number:010}")
+}
+
+struct Ground {
+    matcher: Matcher,
+    model: Model,
+    n: usize,
+}
+
+impl Ground {
+    fn empty(n: usize) -> Self {
+        let model = Model::parse(&json!({
+            "owner": { "type": "string", "filterable": true }, "priority": { "type": "number", "filterable": true },
+            "price": { "type": "number", "filterable": true }, "title": { "type": "string", "filterable": true },
+        }));
+        Self { matcher: Matcher::default(), model: model.expect("a model"), n }
+    }
+
+    /// Every subscription is of a device of its own, which is connected.
+    fn with(n: usize, filter: impl Fn(usize) -> Value) -> Self {
+        let mut ground = Self::empty(n);
+        for number in 0..n {
+            ground.subscribe(number, &filter(number));
+        }
+        ground
+    }
+
+    fn subscribe(&mut self, number: usize, filter: &Value) {
+        let device = DeviceId::parse(&id("device", number)).expect("an id");
+        let view = self.view(filter);
+        self.matcher.subscribe(&subscription(number), &device, Offset::default(), Some(&view));
+        self.matcher.connect(&device, "websockets-transport_1");
+    }
+
+    fn view(&self, filter: &Value) -> View {
+        let filter = Filter::parse(filter, &self.model, false).expect("a filter");
+        let channel = Channel {
+            app: AppId::parse("application_00000001").expect("an id"),
+            model: ModelName::parse("item").expect("a name"),
+            id: None,
+            user: None,
+            filter: Some(Arc::new(filter)),
+        };
+        View { key: channel.to_string().into(), channel, readable: Condition::All, privileged: false }
+    }
+
+    fn created(&self, fields: &Value) -> Entry {
+        let fields = self.model.accept(fields.as_object().cloned().expect("fields"), true).expect("they fit");
+        let time = Timestamp::now();
+        let document = Document {
+            app: AppId::parse("application_00000001").expect("an id"),
+            model: ModelName::parse("item").expect("a name"),
+            id: "document_00000000001".parse().expect("an id"),
+            user: "user_000000000000001".parse().ok(),
+            created_at: time,
+            updated_at: time,
+            version: 1,
+            fields,
+        };
+        Entry { offset: Offset::new(1, 9), change_id: ChangeId::generate(), time, event: Event::Created { document } }
+    }
+
+    /// Changes that go all over the subscriptions, so that nothing is in the processor's caches by habit.
+    fn measure_matching(&self, criterion: &mut Criterion, what: &str, fields: impl Fn(usize) -> Value) {
+        let entries: Vec<Entry> =
+            (0..self.n.min(20_000)).map(|n| self.created(&fields(n.wrapping_mul(7_919) % self.n))).collect();
+        let mut next = entries.iter().cycle();
+        criterion.bench_with_input(BenchmarkId::new(what, self.n), &self.n, |bencher, _| {
+            bencher.iter(|| {
+                let hits = next.next().map(|entry| self.matcher.matching(entry));
+                assert!(black_box(hits).is_some_and(|hits| !hits.is_empty()));
+            });
+        });
+    }
+
+    fn measure_subscribing(mut self, criterion: &mut Criterion) {
+        let views: Vec<View> = (0..20_000).map(|n| self.view(&owner_and_priority(self.n + n))).collect();
+        let device = DeviceId::parse(&id("device", self.n)).expect("an id");
+        let mut next = (0..views.len()).cycle();
+        criterion.bench_function(&format!("subscribe and unsubscribe/{}", self.n), |bencher| {
+            bencher.iter(|| {
+                let number = next.next().unwrap_or(0);
+                let id = subscription(self.n + number);
+                let number = self.matcher.subscribe(&id, &device, Offset::default(), views.get(number));
+                self.matcher.unsubscribe(number);
+            });
+        });
+        let mut longest = Duration::ZERO;
+        for number in 0..100_000 {
+            let (id, view) = (subscription(self.n + number), views.get(number % views.len()));
+            let begun = Instant::now();
+            self.matcher.subscribe(&id, &device, Offset::default(), view);
+            longest = longest.max(begun.elapsed());
+        }
+        println!("the longest of 100,000 more subscribes: {longest:?}");
+    }
+}
+
+/// As the server names them: 16 bytes in hex.
+fn subscription(number: usize) -> SubscriptionId {
+    let scattered = (number as u128 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
+    SubscriptionId::parse(&format!("{scattered:032x}")).expect("an id")
+}
+
+fn resident_kib() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().split(' ').next()?.parse().ok()).unwrap_or(0)
+}
+
+fn memory(n: usize, what: &str) {
+    let filter = match what {
+        "price" => price_range,
+        "title" => title_prefix,
+        _ => owner_and_priority as fn(usize) -> Value,
+    };
+    let before = resident_kib();
+    let begun = Instant::now();
+    let ground = Ground::with(n, filter);
+    let took = begun.elapsed();
+    let bytes = (resident_kib() - before) as f64 * 1024.0 / n as f64;
+    println!("{n} subscriptions, {what}: {bytes:.0} bytes each, parsed and added in {took:.2?}");
+    let begun = Instant::now();
+    drop(ground);
+    println!("dropped in {:.2?}", begun.elapsed());
+}

@@ -1,0 +1,178 @@
+use nexxus_storage::model::{ChangeId, Document, Timestamp};
+use serde_json::{Value, json};
+
+use super::*;
+
+fn definition(at: u64, title: Value, rules: Value) -> Value {
+    json!({
+        "id": "a", "name": "a", "authEnabled": true, "allowMultipleLogin": true, "offset": Offset::new(1, at),
+        "createdAt": "2026-01-01T00:00:00.000Z", "updatedAt": "2026-01-01T00:00:00.000Z", "rules": rules,
+        "schema": { "task": { "title": title, "rank": { "type": "number", "filterable": true } }, "note": {} },
+    })
+}
+
+fn text() -> Value {
+    json!({ "type": "string", "filterable": true })
+}
+
+fn application(definition: Value) -> Option<Arc<Application>> {
+    let record = serde_json::from_value(definition).expect("a record");
+    Some(Arc::new(Application::compile(record).expect("an application")))
+}
+
+fn entry(at: u64, event: Event) -> Entry {
+    Entry { offset: Offset::new(1, at), change_id: ChangeId::generate(), time: Timestamp::now(), event }
+}
+
+/// A subscription as the server makes it, of a device of its own.
+fn subscription(number: u8, more: Value) -> records::Subscription {
+    let mut record = json!({
+        "app": "a", "id": format!("{number:032x}"), "device": format!("d{number}"), "model": "task", "since": Offset::new(1, 5),
+    });
+    for (name, value) in more.as_object().expect("an object") {
+        record[name] = value.clone();
+    }
+    let filter = record.get("filter").map(|filter| {
+        let schema = application(definition(1, text(), json!({}))).expect("an application");
+        let model = schema.schema.model("task").expect("a model").clone();
+        nexxus_storage::model::Filter::parse(filter, &model, true).expect("a filter")
+    });
+    if let Some(filter) = &filter {
+        record["filter"] = serde_json::from_str(filter.canonical()).expect("JSON");
+    }
+    if record.get("channel").is_none() {
+        let part =
+            |name: &str, key: &str| record[key].as_str().map_or(String::new(), |value| format!(":{name}:{value}"));
+        let hash = filter.map_or(String::new(), |filter| format!(":filter:{}", filter.hash()));
+        let model = record["model"].as_str().expect("a model");
+        record["channel"] =
+            json!(format!("app:a{}:model:{model}{}{hash}", part("user", "userId"), part("id", "modelId")));
+    }
+    serde_json::from_value(record).expect("a record")
+}
+
+fn various() -> Vec<records::Subscription> {
+    [
+        json!({}),
+        json!({ "user": "u1" }),
+        json!({ "user": "u1", "modelId": "t1" }),
+        json!({ "user": "u2", "userId": "u1", "filter": { "title": "x", "rank": { "$gt": 1, "$lte": 5 } } }),
+        json!({ "user": "u2", "filter": { "$or": [{ "title": { "$prefix": "x" } }, { "$not": { "rank": 3 } }] } }),
+        json!({ "user": "u2", "filter": { "title": { "$in": ["2026-01-01T00:00:00Z", "a", "2"] } } }),
+        json!({ "admin": true, "filter": { "title": { "$exists": false } } }),
+        json!({ "admin": true, "user": "u2" }),
+        json!({ "user": "u1", "id": "named-by-somebody" }),
+        json!({ "user": "u1", "channel": "app:a:model:task:filter:of-old" }),
+        json!({ "user": "u1", "filter": { "title": "2026-01-01T00:00:00Z" } }),
+        json!({ "user": "u1", "model": "note" }),
+        json!({ "user": "u1", "model": "gone" }),
+    ]
+    .into_iter()
+    .zip(1..)
+    .map(|(more, number)| subscription(number, more))
+    .collect()
+}
+
+fn crowd(application: Option<Arc<Application>>) -> Crowd {
+    let mut crowd = Crowd::of(application);
+    for subscription in various() {
+        crowd.matcher.connect(&subscription.device, "q");
+        crowd.subscribe(subscription, Some(UserFacts::default()));
+    }
+    crowd
+}
+
+fn records(crowd: &Crowd) -> Vec<records::Subscription> {
+    let listeners = crowd.matcher.subscriptions().map(|number| Listener { crowd, number });
+    let mut records: Vec<_> = listeners.filter_map(|listener| Some(listener.record()?.into_owned())).collect();
+    records.sort_by(|one, other| {
+        one.device.as_str().len().cmp(&other.device.as_str().len()).then(one.device.cmp(&other.device))
+    });
+    records
+}
+
+/// What the devices hear of a document that is created.
+fn hearing(crowd: &Crowd, document: Value) -> Vec<String> {
+    let mut flat = json!({
+        "id": "t1", "type": "task", "appId": "a", "createdAt": "2026-01-01T00:00:00.000Z",
+        "updatedAt": "2026-01-01T00:00:00.000Z", "version": 1,
+    });
+    for (name, value) in document.as_object().expect("an object") {
+        flat[name] = value.clone();
+    }
+    let document: Document = serde_json::from_value(flat).expect("a document");
+    let hits = crowd.matcher.matching(&entry(100, Event::Created { document }));
+    let devices = hits.iter().flat_map(|hit| &hit.devices).flat_map(|(_, devices)| devices);
+    let mut devices: Vec<_> = devices.map(|device| device.to_string()).collect();
+    devices.sort_by_key(|device| (device.len(), device.clone()));
+    devices
+}
+
+#[test]
+fn records_are_put_together_again_under_any_schema() {
+    let date = json!({ "type": "date", "filterable": true });
+    let plain = json!({ "type": "string" });
+    let mut crowd = crowd(application(definition(1, text(), json!({}))));
+    assert_eq!(records(&crowd), various());
+    // What the server made is not kept: the odd ones are (an admin with a user, another name, another key, no model).
+    assert_eq!(crowd.kept.len(), 4);
+    for (at, title) in [(10, date), (11, plain), (12, text()), (13, json!({ "type": "array", "arrayType": "string" }))]
+    {
+        crowd.define(application(definition(at, title, json!({ "task": { "read": "owner" } }))));
+        assert_eq!(records(&crowd), various(), "{at}");
+    }
+    crowd.define(None);
+    assert_eq!(records(&crowd), various());
+    crowd.define(application(definition(20, text(), json!({}))));
+    assert_eq!((records(&crowd), crowd.kept.len()), (various(), 4));
+    for record in various() {
+        crowd.unsubscribe(&record.id);
+        crowd.unsubscribe(&record.id);
+    }
+    assert!(
+        crowd.kept.is_empty()
+            && crowd.n_subscriptions() == 0
+            && crowd.users.find(&"u1".parse().expect("an id")).is_none()
+    );
+}
+
+#[test]
+fn subscriptions_follow_definitions_and_users() {
+    let mut crowd = crowd(application(definition(1, text(), json!({}))));
+    let x = json!({ "title": "x", "rank": 2, "userId": "u1" });
+    assert_eq!(hearing(&crowd, x.clone()), ["d2", "d3", "d4", "d5", "d8", "d9", "d10"]);
+    // Only who must hear it now.
+    let owner = definition(10, text(), json!({ "task": { "read": "owner" } }));
+    let before = definition(1, text(), json!({}));
+    let altered = crowd.follow(&entry(10, Event::Defined { definition: owner, before: Some(before) }));
+    let devices: Vec<_> = altered.iter().map(|(device, _)| device.to_string()).collect();
+    assert_eq!(devices, ["d10", "d11", "d2", "d3", "d4", "d5", "d6", "d9"], "not admins, nor what is about no task");
+    assert_eq!(hearing(&crowd, x.clone()), ["d2", "d3", "d8", "d9", "d10"]);
+    // A user becomes an admin.
+    let facts = |user_type: &str| UserFacts { user_type: Some(user_type.to_owned()), ..UserFacts::default() };
+    let changed = Event::UserChanged { user: "u2".parse().expect("an id"), before: None, after: Some(facts("admin")) };
+    let altered = crowd.follow(&entry(11, changed));
+    assert_eq!(altered.iter().map(|(device, _)| device.as_str()).collect::<Vec<_>>(), ["d4", "d5", "d6"]);
+    assert_eq!(hearing(&crowd, x.clone()), ["d2", "d3", "d4", "d5", "d8", "d9", "d10"]);
+    // One that is not known.
+    let changed = Event::UserChanged { user: "u9".parse().expect("an id"), before: None, after: Some(facts("admin")) };
+    assert!(crowd.follow(&entry(12, changed)).is_empty());
+    // A filter that fits no longer hears nothing, until it fits again.
+    crowd.define(application(definition(13, json!({ "type": "string" }), json!({}))));
+    assert_eq!(hearing(&crowd, x.clone()), ["d2", "d3", "d8", "d9", "d10"]);
+    crowd.define(application(definition(14, text(), json!({}))));
+    assert_eq!(hearing(&crowd, x), ["d2", "d3", "d4", "d5", "d8", "d9", "d10"]);
+}
+
+#[test]
+fn an_older_definition_is_not_taken() {
+    let mut crowd = crowd(application(definition(10, text(), json!({}))));
+    let older = definition(3, text(), json!({ "task": { "read": "none" } }));
+    crowd.follow(&entry(3, Event::Defined { definition: older, before: None }));
+    assert_eq!(crowd.application.as_ref().map(|it| it.record.offset), Some(Offset::new(1, 10)));
+    let deleted = json!({ "deleted": true });
+    let mut definition = definition(11, text(), json!({}));
+    definition["deleted"] = deleted["deleted"].clone();
+    crowd.follow(&entry(11, Event::Defined { definition, before: None }));
+    assert!(crowd.application.is_none() && !crowd.is_over());
+}
