@@ -7,6 +7,8 @@
 mod loading;
 mod matched;
 mod roster;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{BTreeMap, HashMap},
