@@ -145,6 +145,7 @@ fn read(mut form: Form, app: Option<AppId>) -> Result<records::Application, Prob
         updated_at: now,
         offset: Offset::default(),
         deleted: false,
+        purged: false,
     })
 }
 

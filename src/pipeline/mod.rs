@@ -29,8 +29,9 @@ pub fn run_writer(domain: &Domain, services: &mut Services) {
         let (queues, domain) = (domain.backends.queues.clone(), domain.clone());
         services.spawn("writer", queue.clone(), move |stop| async move {
             let prefetch = domain.config.workers.writer.prefetch;
+            let writer = Writer::new(domain.clone(), queue.clone());
             let input = Input { stage: WRITER, queue, durability: Durability::Durable, prefetch };
-            runner::run(queues, input, Writer::new(domain), stop).await
+            runner::run(queues, input, writer, stop).await
         });
     }
 }

@@ -205,6 +205,7 @@ mod tests {
             updated_at: now,
             offset: Offset::default(),
             deleted: false,
+            purged: false,
         })
         .expect("an application")
     }

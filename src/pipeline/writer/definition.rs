@@ -13,7 +13,10 @@ use nexxus_storage::{
 };
 use serde_json::Value;
 
-use super::lane::{Lane, no_application, refusal};
+use super::{
+    lane::{Lane, no_application, refusal},
+    purge,
+};
 use crate::{domain::Application, messages::Command, worker::Received};
 
 /// How often a conditional write of a registry record is tried when others write the same record.
@@ -125,47 +128,23 @@ impl Lane {
         record.offset = entry.offset;
         let registry = self.domain.backends.registry.clone();
         let key = Key::application(&self.app);
-        let stored: Option<(records::Application, u64)> = registry.load(&key).await?;
+        let mut stored: Option<(records::Application, u64)> = registry.load(&key).await?;
         if stored.as_ref().is_some_and(|(stored, _)| stored.offset >= record.offset) {
             return Ok(());
         }
         let deleted = record.deleted;
+        if stored.as_ref().is_some_and(|(stored, _)| stored.deleted && !stored.purged) {
+            // Made again before all of its former life was gone.
+            purge::purge(&self.domain, &self.app, usize::MAX).await?;
+            stored = registry.load(&key).await?;
+        }
         let application = Application::compile(record.clone())?;
         for (name, model) in &application.schema.models {
             self.domain.backends.documents.define(&self.app, name, &model.filterable()).await?;
         }
-        if deleted {
-            self.purge().await?;
-        }
         registry.put(&record, stored.map_or(Expect::Absent, |(_, revision)| Expect::Revision(revision))).await?;
         self.domain.catalog.refresh().await?;
         self.application = if deleted { None } else { Some(Arc::new(application)) };
-        Ok(())
-    }
-
-    /// Removes what a deleted application leaves behind; its log stays until the history has passed it.
-    async fn purge(&self) -> Result<()> {
-        self.domain.backends.documents.drop_application(&self.app).await?;
-        let kinds = [
-            Kind::Subscription,
-            Kind::Session,
-            Kind::Cursor,
-            Kind::Device,
-            Kind::UserDevice,
-            Kind::UserName,
-            Kind::User,
-            Kind::Idempotency,
-        ];
-        for kind in kinds {
-            loop {
-                let page = self.domain.backends.registry.list(kind, Some(&self.app), "", None, 500).await?;
-                if page.is_empty() {
-                    break;
-                }
-                let removals = page.into_iter().map(|record| Write::remove(record.key)).collect();
-                self.domain.backends.registry.write(removals).await?;
-            }
-        }
         Ok(())
     }
 

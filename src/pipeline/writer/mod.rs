@@ -6,6 +6,7 @@
 
 mod definition;
 mod lane;
+mod purge;
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -27,17 +28,25 @@ use crate::{
 /// Applications that are kept in hand; past it all of them are taken over anew.
 const MOST_LANES: usize = 10_000;
 
+/// Pages of what a deleted application leaves behind that are removed between two batches.
+const PURGED_PAGES: usize = 20;
+
 /// The worker of the stage `writer`.
 pub struct Writer {
     domain: Domain,
     lanes: HashMap<AppId, Lane>,
     /// What the outbox holds goes up to here; until it is published.
     telling: Vec<(AppId, Offset)>,
+    /// The queue of its commands.
+    queue: String,
+    /// Deleted applications that leave something behind; none when it has to be looked for.
+    purging: Option<Vec<AppId>>,
 }
 
 impl Writer {
-    pub fn new(domain: Domain) -> Self {
-        Self { domain, lanes: HashMap::new(), telling: Vec::new() }
+    /// A writer of the applications whose commands come by this queue.
+    pub fn new(domain: Domain, queue: String) -> Self {
+        Self { domain, lanes: HashMap::new(), telling: Vec::new(), queue, purging: None }
     }
 
     /// What the last outbox held is published when `telling` is empty. If it is not, all of that has to be told again: lanes begin
@@ -76,6 +85,9 @@ impl Worker for Writer {
 
     async fn handle(&mut self, batch: &[Received<Command>], out: &mut Outbox) -> Result<(), Error> {
         self.begin();
+        if batch.iter().any(|command| matches!(command.body.intent, Intent::Define { .. })) {
+            self.purging = None;
+        }
         let traces: Traces = batch.iter().filter_map(|command| Some((command.id, command.trace.clone()?))).collect();
         let mut lanes = std::mem::take(&mut self.lanes);
         let working = by_application(batch).into_iter().map(|(app, commands)| {
@@ -108,6 +120,20 @@ impl Worker for Writer {
         for (app, upto) in std::mem::take(&mut self.telling) {
             self.domain.backends.change_log.mark_told(&app, upto).await?;
         }
+        Ok(())
+    }
+
+    async fn tick(&mut self, _out: &mut Outbox) -> Result<(), Error> {
+        let mut purging = match self.purging.take() {
+            Some(purging) => purging,
+            None => purge::remains(&self.domain, &self.queue).await?,
+        };
+        if let Some(app) = purging.last()
+            && purge::purge(&self.domain, app, PURGED_PAGES).await?
+        {
+            purging.pop();
+        }
+        self.purging = Some(purging);
         Ok(())
     }
 

@@ -29,7 +29,7 @@ impl Desk {
         let ground = Ground::open().await;
         let rules = json!({ "note": { "read": "public", "create": "public", "update": "public", "delete": "public" } });
         let app = ground.app(json!({ "rules": rules })).await;
-        let writer = Writer::new(ground.domain.clone());
+        let writer = Writer::new(ground.domain.clone(), "writer".to_owned());
         Self { ground, app, writer }
     }
 
@@ -39,7 +39,7 @@ impl Desk {
 
     /// A writer of another process, or of this one after a crash.
     fn another(&self) -> Writer {
-        Writer::new(self.ground.domain.clone())
+        Writer::new(self.ground.domain.clone(), "writer".to_owned())
     }
 
     fn command(&self, intent: Intent) -> Received<Command> {
@@ -339,6 +339,42 @@ async fn what_was_asked_of_a_former_life_is_not_done_to_the_next() {
     assert_eq!(desk.stored("a").await, None, "nothing is left of it");
     assert_eq!(desk.handle(&again(vec![late])).await, ["2 refused Conflict"]);
     assert_eq!(desk.handle(&[desk.create("a", "anew")]).await, ["3 created a 1"]);
+}
+
+#[tokio::test]
+async fn a_deleted_application_is_gone_at_once_and_purged_after_that() {
+    let mut desk = Desk::open().await;
+    let domain = desk.ground.domain.clone();
+    let app = desk.app.id().clone();
+    let n_users = async || domain.users(&app, None, 10).await.expect("read").len();
+    let is_purged = async || {
+        let key = nexxus_storage::registry::Key::application(&app);
+        let record: Option<(records::Application, u64)> = domain.backends.registry.load(&key).await.expect("read");
+        record.is_some_and(|(record, _)| record.deleted && record.purged)
+    };
+    for is_killed in [false, true] {
+        desk.ground.register(&desk.app, "anna").await;
+        let batch = [desk.create("a", "one"), desk.define(json!({ "deleted": true }), false)];
+        desk.handle(&batch).await;
+        assert!(domain.catalog.find(&app).is_none(), "gone for clients");
+        assert_eq!((n_users().await, is_purged().await), (1, false));
+        if is_killed {
+            desk.writer = desk.another();
+        }
+        desk.writer.tick(&mut Outbox::default()).await.expect("purged");
+        assert_eq!((n_users().await, is_purged().await), (0, true));
+        assert_eq!(desk.stored("a").await, None);
+        desk.handle(&[desk.define(json!({}), true)]).await;
+        assert!(domain.catalog.find(&app).is_some());
+    }
+    // Made again before that: nothing of the former life is left either.
+    desk.ground.register(&desk.app, "anna").await;
+    let deleted = desk.define(json!({ "deleted": true }), false);
+    desk.handle(&[desk.create("a", "one"), deleted, desk.define(json!({}), true)]).await;
+    assert_eq!((n_users().await, desk.stored("a").await), (0, None));
+    desk.ground.register(&desk.app, "ben").await;
+    desk.writer.tick(&mut Outbox::default()).await.expect("nothing to do");
+    assert_eq!(n_users().await, 1, "what is of the next life stays");
 }
 
 #[tokio::test]

@@ -40,6 +40,9 @@ pub struct Application {
     /// Deleted: gone for clients, being purged.
     #[serde(default)]
     pub deleted: bool,
+    /// Of a deleted one: nothing of it is left but this record.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub purged: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
