@@ -1,10 +1,11 @@
-//! The command line (contract §10). All commands but `serve`, `restore`, `config` and `completions` are clients of the HTTP API.
+//! The command line (contract §10). All commands but `serve`, `restore`, `doctor`, `config` and `completions` are clients of the HTTP API.
 
 mod applications;
 mod backup;
 mod client;
 mod completions;
 mod demo;
+mod doctor;
 mod documents;
 mod greeting;
 mod output;
@@ -46,6 +47,7 @@ enum Command {
     Queue(queues::Queue),
     Backup(backup::Backup),
     Restore(backup::Restore),
+    Doctor(doctor::Doctor),
     Config(settings::Settings),
     Completions(completions::Completions),
 }
@@ -85,6 +87,7 @@ pub fn main() -> ExitCode {
         Command::Queue(queue) => client::run(queue.run()),
         Command::Backup(backup) => client::run(backup.run()),
         Command::Restore(restore) => restore.run(),
+        Command::Doctor(doctor) => doctor.run(),
         Command::Config(settings) => settings.run(),
         Command::Completions(completions) => completions.run(),
     };
@@ -141,6 +144,8 @@ mod tests {
             "backup nexxus.backup --url http://localhost:3000 --token t",
             "restore nexxus.backup --data d",
             "restore nexxus.backup --config f --json",
+            "doctor --data d",
+            "doctor --repair --json --config f",
             "config check",
             "config show --json --config f",
             "completions bash",

@@ -17,6 +17,7 @@ use crate::{
     registry::sled::SledRegistry,
 };
 
+pub mod doctor;
 pub mod indexer;
 mod layout;
 mod retention;

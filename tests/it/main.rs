@@ -8,6 +8,7 @@ mod backups;
 mod bad_input;
 mod command_line;
 mod devices;
+mod doctor;
 mod first_minute;
 mod full_disk;
 mod queries;

@@ -54,6 +54,11 @@ impl Head {
     }
 }
 
+/// The salt that stands in a head, sound or not.
+pub(super) fn salt_in(head: &[u8; HEAD_USED_BYTES]) -> u32 {
+    u32_at(head, 20)
+}
+
 /// How many bytes a record with such a payload takes.
 pub(super) fn record_bytes(payload: &[u8]) -> usize {
     RECORD_HEAD_BYTES + payload.len()

@@ -40,6 +40,7 @@ use bytes::Bytes;
 use crate::{Result, model::Timestamp};
 
 mod committer;
+pub mod doctor;
 mod failure;
 pub mod files;
 mod format;

@@ -69,7 +69,7 @@ pub(super) fn open(files: Arc<dyn Files>, options: Options) -> Result<(Arc<Segme
     Ok((segments, active))
 }
 
-fn locked(files: &dyn Files, dir: &Path, error: io::Error) -> Error {
+pub(super) fn locked(files: &dyn Files, dir: &Path, error: io::Error) -> Error {
     if error.kind() != io::ErrorKind::WouldBlock {
         return Error::io("open journal", format!("cannot write to {}", dir.display()), error);
     }
@@ -84,33 +84,40 @@ fn locked(files: &dyn Files, dir: &Path, error: io::Error) -> Error {
 
 /// What the directory holds.
 #[derive(Default)]
-struct Found {
-    firsts: Vec<u64>,
+pub(super) struct Found {
+    pub(super) firsts: Vec<u64>,
+    sidecars: Vec<u64>,
     spares: Vec<u64>,
+    drafts: Vec<String>,
 }
 
 impl Found {
-    /// Looks, and clears away drafts and sidecars without a segment.
-    fn look(files: &dyn Files, dir: &Path) -> io::Result<Self> {
+    pub(super) fn list(files: &dyn Files, dir: &Path) -> io::Result<Self> {
         let mut found = Self::default();
-        let mut sidecars = Vec::new();
         for name in files.list(dir)? {
             let number = |text: Option<&str>| text.and_then(|digits| digits.parse::<u64>().ok());
             if let Some(first) = number(name.strip_suffix(".journal")).filter(|first| *first > 0) {
                 found.firsts.push(first);
             } else if let Some(first) = number(name.strip_suffix(".index")) {
-                sidecars.push(first);
+                found.sidecars.push(first);
             } else if let Some(spare) = number(name.strip_prefix("spare.")) {
                 found.spares.push(spare);
             } else if name.ends_with(".tmp") {
-                files.remove(&dir.join(name))?;
+                found.drafts.push(name);
             }
         }
         found.firsts.sort_unstable();
-        for first in sidecars {
-            if found.firsts.binary_search(&first).is_err() {
-                files.remove(&sidecar_path(dir, first))?;
-            }
+        Ok(found)
+    }
+
+    /// Lists, and clears away drafts and sidecars without a segment.
+    fn look(files: &dyn Files, dir: &Path) -> io::Result<Self> {
+        let found = Self::list(files, dir)?;
+        for name in &found.drafts {
+            files.remove(&dir.join(name))?;
+        }
+        for first in found.sidecars.iter().filter(|first| found.firsts.binary_search(first).is_err()) {
+            files.remove(&sidecar_path(dir, *first))?;
         }
         Ok(found)
     }

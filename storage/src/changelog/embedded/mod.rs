@@ -29,6 +29,7 @@ use self::{
     history::History,
     log::{Known, Log, Plan, Sight},
     places::Run,
+    state::State,
 };
 use super::{ChangeLog, LogEntry, Marks, Page};
 use crate::{
@@ -37,6 +38,18 @@ use crate::{
     journal::{Journal, Kind},
     model::{AppId, ChangeId, Entry, Offset},
 };
+
+/// The heads of logs that a record of kind `LogState` tells.
+pub(crate) fn heads_in(payload: &[u8]) -> Result<Vec<(AppId, Offset)>> {
+    let states = state::decode(payload)?;
+    Ok(states.into_iter().map(|(app, state)| (app, Offset::new(state.epoch, state.head))).collect())
+}
+
+/// A record of kind `LogState` with which logs begin an epoch: what stands before it is not held any more, nor what follows of an
+/// earlier epoch.
+pub(crate) fn beginning(apps: &[AppId], epoch: u32) -> Result<Vec<u8>> {
+    state::encode(apps.iter().map(|app| (app, State { epoch, ..State::default() })))
+}
 
 /// Memory for the newest entries, in bytes, about.
 const CACHE_BYTES: usize = 16 << 20;

@@ -131,6 +131,29 @@ impl Definitions {
         Ok(Self { dir: dir.to_owned(), applications: Mutex::new(applications), compiled: RwLock::new(compiled) })
     }
 
+    /// The files of a directory that cannot be read; `Unsupported` for those of a newer version. Changes nothing.
+    pub(super) fn unreadable(dir: &Path) -> Result<Vec<String>> {
+        let mut names = Vec::new();
+        let files = match fs::read_dir(dir) {
+            Ok(files) => files,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(names),
+            Err(error) => return Err(unreadable(dir, error)),
+        };
+        for file in files {
+            let path = file.map_err(|error| unreadable(dir, error))?.path();
+            if path.extension().is_none_or(|extension| extension != "json") {
+                continue;
+            }
+            match read(&path) {
+                Err(error) if error.kind == ErrorKind::Unsupported => return Err(error),
+                Err(_) => names.extend(path.file_name().map(|name| name.to_string_lossy().into_owned())),
+                Ok(_) => {}
+            }
+        }
+        names.sort_unstable();
+        Ok(names)
+    }
+
     pub(super) fn get(&self, scope: &Scope) -> Arc<Definition> {
         self.compiled.read().get(scope).cloned().unwrap_or_default()
     }
@@ -292,7 +315,7 @@ fn read(path: &Path) -> Result<Application> {
     let Versioned { format } = serde_json::from_slice(&bytes).map_err(corrupt)?;
     if format > FORMAT {
         let message = format!("file {} has format {format}, written by a newer version of Nexxus", path.display());
-        return Err(Error::new(ErrorKind::Corrupt, "open documents", message));
+        return Err(Error::new(ErrorKind::Unsupported, "open documents", message));
     }
     serde_json::from_slice(&bytes).map_err(corrupt)
 }
@@ -373,11 +396,12 @@ mod tests {
 
     #[test]
     fn a_newer_format_and_a_damaged_file_are_refused_by_name() {
-        for (bytes, says) in [(&br#"{"format":2}"#[..], "newer version"), (b"{", "x.json")] {
+        let newer = (&br#"{"format":2}"#[..], ErrorKind::Unsupported, "newer version");
+        for (bytes, kind, says) in [newer, (b"{", ErrorKind::Corrupt, "x.json")] {
             let dir = tempfile::tempdir().expect("a directory");
             fs::write(dir.path().join("x.json"), bytes).expect("written");
             let error = Definitions::open(dir.path()).err().expect("an error");
-            assert_eq!(error.kind, ErrorKind::Corrupt);
+            assert_eq!(error.kind, kind);
             assert!(error.to_string().contains(says), "{error}");
         }
     }

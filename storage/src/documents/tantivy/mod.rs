@@ -39,6 +39,7 @@ mod overlay;
 mod weight;
 
 mod definitions;
+pub mod doctor;
 mod schema;
 mod value;
 

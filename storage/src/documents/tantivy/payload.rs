@@ -23,10 +23,11 @@ impl Payload {
 
     pub(super) fn parse(text: &str) -> Result<Self> {
         let error = |message: String| Error::new(ErrorKind::Corrupt, "open documents", message);
+        let newer = |message: String| Error::new(ErrorKind::Unsupported, "open documents", message);
         let value: serde_json::Value = serde_json::from_str(text)
             .map_err(|source| error("the payload of the document index is damaged".to_owned()).with_source(source))?;
         match value["format"].as_u64() {
-            Some(format) if format > u64::from(FORMAT) => Err(error(format!(
+            Some(format) if format > u64::from(FORMAT) => Err(newer(format!(
                 "the document index has format {format}, written by a newer version of Nexxus; this one knows {FORMAT}"
             ))),
             _ => serde_json::from_value(value)
@@ -52,7 +53,8 @@ mod tests {
         assert_eq!(Payload::parse(golden).expect("a payload"), Payload::at(42));
         for (bad, says) in [(r#"{"format":2}"#, "newer version"), ("{}", "damaged"), ("", "damaged")] {
             let error = Payload::parse(bad).expect_err("an error");
-            assert!(error.kind == ErrorKind::Corrupt && error.to_string().contains(says), "{error}");
+            let kind = if says == "newer version" { ErrorKind::Unsupported } else { ErrorKind::Corrupt };
+            assert!(error.kind == kind && error.to_string().contains(says), "{error}");
         }
     }
 }

@@ -37,7 +37,7 @@ use crate::{
 /// The share of deleted documents from which on a segment is merged: the default ignores deletes, and updates are deletes.
 const DELETED_SHARE: f32 = 0.3;
 /// The least that tantivy takes.
-const LEAST_WRITER_BYTES: usize = 15_000_000;
+pub(super) const LEAST_WRITER_BYTES: usize = 15_000_000;
 
 /// What one commit brings.
 pub(super) struct Batch {

@@ -79,7 +79,7 @@ pub(super) fn encode(queue: &str, message: &Message) -> Result<Encoded> {
 }
 
 /// The queue and the number of a message, without the rest.
-pub(super) fn peek(payload: &[u8]) -> Result<(&str, u64)> {
+pub(crate) fn peek(payload: &[u8]) -> Result<(&str, u64)> {
     let mut input = Reader::new(payload, "queued message");
     input.format(FORMAT)?;
     input.u8()?;

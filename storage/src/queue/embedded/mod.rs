@@ -6,7 +6,7 @@
 //! front and the numbers; the rest is read back. Messages that are not settled do not hold journal segments: they are carried to
 //! the newest one before theirs is released.
 
-pub(super) mod codec;
+pub(crate) mod codec;
 mod consumer;
 pub(crate) mod index;
 mod queue;

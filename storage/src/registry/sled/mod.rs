@@ -45,6 +45,7 @@ use crate::{
 };
 
 mod codec;
+pub mod doctor;
 mod export;
 mod feed;
 mod keeper;

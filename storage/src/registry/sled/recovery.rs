@@ -10,7 +10,7 @@ use std::{
     io::ErrorKind as Io,
     ops::ControlFlow,
     os::unix::fs::DirBuilderExt,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
@@ -29,7 +29,7 @@ use crate::{
     registry::Kind,
 };
 
-const STORE: &str = "sled";
+pub(super) const STORE: &str = "sled";
 /// The store while it is being replaced by a smaller one.
 const SHRINKING: &str = "sled.shrinking";
 const MARK_FORMAT: u8 = 1;
@@ -105,7 +105,7 @@ pub(super) fn restore(site: &Site, upto: u64) -> Result<Restored> {
     };
     let (store, mark) = match kept {
         Some(kept) => kept,
-        None => site.new_store(export)?,
+        None => new_store(&site.dir, &*site.engine, export)?,
     };
     if !reaches(mark) {
         let message =
@@ -170,21 +170,6 @@ impl Site {
         Ok(())
     }
 
-    /// A new store with what the export has, or nothing.
-    fn new_store(&self, export: Option<Summary>) -> Result<(Box<dyn Store>, u64)> {
-        let store = self.engine.open(&self.dir.join(STORE))?;
-        if export.is_some() {
-            export::read(&self.dir, &mut |key, slot| {
-                put(&*store, key.kind, &store_key(key.app.as_ref(), &key.id), &slot)
-            })?;
-        }
-        let mark = export.map_or(0, |export| export.sequence);
-        store.set_mark(&encode_mark(mark))?;
-        store.flush()?;
-        export::sync_dir(&self.dir)?;
-        Ok((store, mark))
-    }
-
     fn remove_leftover(&self) -> Result<()> {
         match fs::remove_dir_all(self.dir.join(SHRINKING)) {
             Err(error) if error.kind() != Io::NotFound => Err(self.io_error(SHRINKING, error)),
@@ -197,8 +182,21 @@ impl Site {
     }
 
     fn corrupt(&self, message: &str) -> Error {
-        Error::new(ErrorKind::Corrupt, "open registry", format!("{}: {message}", self.dir.display()))
+        let message = format!("{}: {message}; `nexxus doctor` explains what can be done", self.dir.display());
+        Error::new(ErrorKind::Corrupt, "open registry", message)
     }
+}
+
+/// A new store with what the export of the directory has, or nothing; gives also how far in the journal it has come.
+pub(super) fn new_store(dir: &Path, engine: &dyn Engine, export: Option<Summary>) -> Result<(Box<dyn Store>, u64)> {
+    let store = engine.open(&dir.join(STORE))?;
+    if export.is_some() {
+        export::read(dir, &mut |key, slot| put(&*store, key.kind, &store_key(key.app.as_ref(), &key.id), &slot))?;
+    }
+    let mark = export.map_or(0, |export| export.sequence);
+    finish(&*store, mark)?;
+    export::sync_dir(dir)?;
+    Ok((store, mark))
 }
 
 /// Takes in the records of the journal above `mark` up to `upto`.
@@ -242,7 +240,7 @@ fn encode_mark(sequence: u64) -> Vec<u8> {
     [&[MARK_FORMAT][..], &sequence.to_be_bytes()].concat()
 }
 
-fn decode_mark(mark: &[u8]) -> Result<u64> {
+pub(super) fn decode_mark(mark: &[u8]) -> Result<u64> {
     match mark {
         [MARK_FORMAT, sequence @ ..] if let Ok(sequence) = sequence.try_into() => Ok(u64::from_be_bytes(sequence)),
         [format, ..] if *format > MARK_FORMAT => {
@@ -254,7 +252,7 @@ fn decode_mark(mark: &[u8]) -> Result<u64> {
 }
 
 /// Reads everything once: what cannot be read is found here.
-fn content(store: &dyn Store) -> Result<Content> {
+pub(super) fn content(store: &dyn Store) -> Result<Content> {
     let mut content = Content::default();
     for kind in Kind::ALL {
         store.scan(kind, &Range::ALL, &mut |key, value| {
@@ -292,7 +290,7 @@ fn shrink(site: &Site, restored: Restored, export: Summary) -> Result<Restored> 
     drop(restored.store);
     let dir = site.dir.join(STORE);
     fs::rename(&dir, site.dir.join(SHRINKING)).map_err(|error| site.io_error(STORE, error))?;
-    let (store, mark) = site.new_store(Some(export))?;
+    let (store, mark) = new_store(&site.dir, &*site.engine, Some(export))?;
     site.remove_leftover()?;
     info!(before, after = store.size_on_disk()?, "the store of the registry was made small");
     Ok(Restored { store, mark, records: restored.records, export: Some(export) })
