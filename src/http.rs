@@ -1,6 +1,8 @@
 //! HTTP as every listener speaks it: connections, their bounds, their end, and problems as answers. What is served is a router;
 //! this file knows no routes.
 
+#![warn(missing_docs)]
+
 use std::{
     panic::AssertUnwindSafe,
     sync::Arc,

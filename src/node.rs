@@ -1,5 +1,7 @@
 //! The composition root: opens the backends, starts the services of the asked roles, and stops them in order.
 
+#![warn(missing_docs)]
+
 use std::{net::SocketAddr, path::Path, sync::Arc};
 
 use nexxus_storage::Backends;
@@ -25,22 +27,26 @@ const PHASES: [&str; 5] = ["api", "writer", "transport-manager", "transport", "d
 pub struct Node {
     domain: Domain,
     services: Services,
+    /// Where it listens: the real ports, also where port 0 was asked for.
     pub addresses: Addresses,
 }
 
 /// Where a node listens.
 #[derive(Debug, Clone, Default)]
 pub struct Addresses {
+    /// The API, where this node runs it.
     pub api: Option<SocketAddr>,
     /// The WebSocket's own port, where it has one.
     pub websocket: Option<SocketAddr>,
 }
 
 impl Addresses {
+    /// The URL of the API, where this node runs it.
     pub fn api_url(&self) -> Option<String> {
         self.api.map(|address| format!("http://{address}"))
     }
 
+    /// The URL that WebSocket clients connect to: the own port, else `/ws` beside the API.
     pub fn websocket_url(&self) -> Option<String> {
         match (self.websocket, self.api) {
             (Some(own), _) => Some(format!("ws://{own}/")),
@@ -119,6 +125,7 @@ impl Node {
         write_whole(&path, format!("{addresses:#}\n").as_bytes()).await
     }
 
+    /// The settings that it runs with.
     pub fn config(&self) -> &Config {
         &self.domain.config
     }

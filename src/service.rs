@@ -1,5 +1,7 @@
 //! Long-running parts of a node: started together, watched, stopped upstream first.
 
+#![warn(missing_docs)]
+
 use std::{future::Future, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
@@ -106,6 +108,7 @@ pub struct Latch {
 }
 
 impl Readiness {
+    /// Not ready, until the latch is dropped. `name` is what `/readyz` shows.
     pub fn latch(&self, name: &'static str) -> Latch {
         self.waiting.lock().push(name);
         Latch { name, of: self.clone() }

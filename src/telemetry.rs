@@ -1,5 +1,7 @@
 //! What operators see: log lines on stderr, and metrics for `/metrics`.
 
+#![warn(missing_docs)]
+
 use std::{io::IsTerminal, sync::OnceLock, time::Duration};
 
 use metrics::Unit;

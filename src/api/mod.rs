@@ -41,6 +41,7 @@ pub struct Api {
     shared: Arc<Shared>,
 }
 
+/// What the routes share.
 pub struct Shared {
     domain: Domain,
     barriers: Barriers,

@@ -21,9 +21,13 @@ pub struct ConfigError(pub String);
 /// Where a value comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
+    /// `packaging/nexxus.toml`, compiled in.
     Default,
+    /// A file: its name, and the line.
     File(String),
+    /// A variable of the environment.
     Variable(String),
+    /// A flag of the command line.
     Flag(String),
 }
 
@@ -43,6 +47,7 @@ impl fmt::Display for Source {
 pub struct Sources {
     /// The file's name and text.
     pub file: Option<(String, String)>,
+    /// Variables by their whole names, `NEXXUS_DATA__DIR`.
     pub environment: Vec<(String, String)>,
     /// The flag as it was given, the key it sets, the value.
     pub flags: Vec<(String, String, String)>,
@@ -73,6 +78,7 @@ pub struct Layers {
 }
 
 impl Layers {
+    /// Puts the sources over one another; the later wins. A key that is not known, or of another type than its default, is an error.
     pub fn merge(sources: &Sources) -> Result<Self, ConfigError> {
         let defaults: Table =
             DEFAULTS.parse().map_err(|error| ConfigError(format!("the compiled-in defaults: {error}")))?;
@@ -180,6 +186,7 @@ impl Layers {
         self.values.iter().map(|(key, (value, source))| (key.as_str(), value, source))
     }
 
+    /// Where the value of a key comes from, in words.
     pub fn source(&self, key: &str) -> String {
         self.values.get(key).map_or_else(|| "default".to_owned(), |(_, source)| source.to_string())
     }

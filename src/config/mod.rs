@@ -37,6 +37,7 @@ pub struct Config {
     pub roles: BTreeSet<Role>,
 }
 
+/// `[api]`: where the HTTP API listens.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Api {
@@ -44,12 +45,14 @@ pub struct Api {
     pub listen: SocketAddr,
 }
 
+/// `[server]`: how the process ends.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Server {
     pub shutdown_timeout: Duration,
 }
 
+/// `[data]`: where and how the embedded engine keeps everything.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Data {
@@ -61,6 +64,7 @@ pub struct Data {
     pub commit_every: Duration,
 }
 
+/// `[history]`: how far the change log reaches back.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct History {
@@ -68,6 +72,7 @@ pub struct History {
     pub max_bytes: Size,
 }
 
+/// `[backup]`: copies made while the server runs.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Backup {
@@ -77,6 +82,7 @@ pub struct Backup {
     pub dir: PathBuf,
 }
 
+/// `[devices]`: how long devices outlive their connections.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Devices {
@@ -84,6 +90,7 @@ pub struct Devices {
     pub keep_for_max: Duration,
 }
 
+/// `[auth]`: tokens and their secrets.
 #[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Auth {
@@ -102,6 +109,7 @@ impl std::fmt::Debug for Auth {
     }
 }
 
+/// `[limits]`: what one caller may use.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Limits {
@@ -113,6 +121,7 @@ pub struct Limits {
     pub replay_share: Share,
 }
 
+/// `[log]`: what the process says of itself.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Log {
@@ -120,13 +129,17 @@ pub struct Log {
     pub format: LogFormat,
 }
 
+/// How lines of the log are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
+    /// For people.
     Text,
+    /// For programs: an object a line.
     Json,
 }
 
+/// `[workers]`: the stages that this process may run.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Workers {
@@ -137,6 +150,7 @@ pub struct Workers {
     pub mqtt: Unbuilt,
 }
 
+/// `[workers.writer]`, `[workers.transport_manager]`: a stage of the pipeline.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Stage {
@@ -148,6 +162,7 @@ pub struct Stage {
     pub partitions: u32,
 }
 
+/// `[workers.websocket]`: a transport to devices.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Transport {
@@ -165,6 +180,7 @@ pub struct Unbuilt {
     pub enabled: bool,
 }
 
+/// Which engine stands behind a seam.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Adapter {
@@ -181,6 +197,7 @@ pub enum Role {
 }
 
 impl Role {
+    /// Every role by the name that `--role` takes.
     pub const NAMES: [(&str, Role); 4] = [
         ("api", Role::Api),
         ("writer", Role::Writer),
@@ -188,6 +205,7 @@ impl Role {
         ("websocket", Role::Websocket),
     ];
 
+    /// Every role: what a process runs unless told otherwise.
     pub fn all() -> BTreeSet<Role> {
         Self::NAMES.into_iter().map(|(_, role)| role).collect()
     }
@@ -204,6 +222,7 @@ impl FromStr for Role {
 }
 
 impl Config {
+    /// The settings, checked, and where each comes from. An error names the key, the place, and what is allowed.
     pub fn load(sources: &Sources) -> Result<(Self, Layers), ConfigError> {
         let layers = Layers::merge(sources)?;
         let config: Self = serde_path_to_error::deserialize(layers.to_table()).map_err(|error| {

@@ -41,6 +41,7 @@ fn print(value: u64, units: &[(&str, u64)], f: &mut fmt::Formatter<'_>) -> fmt::
 }
 
 impl Duration {
+    /// Whole seconds.
     pub fn as_secs(self) -> u64 {
         self.0.as_secs()
     }
@@ -53,6 +54,7 @@ impl From<Duration> for time::Duration {
 }
 
 impl Size {
+    /// Bytes, as memory counts them.
     pub fn bytes(self) -> usize {
         usize::try_from(self.0).unwrap_or(usize::MAX)
     }

@@ -19,8 +19,11 @@ use crate::service::{Failure, Stop};
 /// An application with its schema and rules ready for use.
 #[derive(Debug, PartialEq)]
 pub struct Application {
+    /// The definition, as the registry keeps it.
     pub record: records::Application,
+    /// Its models.
     pub schema: Schema,
+    /// Who may do what; everybody everything, where the application has no users.
     pub rules: Rules,
 }
 
@@ -39,6 +42,7 @@ impl Application {
         Ok(Self { record, schema, rules })
     }
 
+    /// The application's id.
     pub fn id(&self) -> &AppId {
         &self.record.id
     }
@@ -65,6 +69,7 @@ struct Source {
 }
 
 impl Catalog {
+    /// Reads every definition. [`Catalog::follow`] keeps it up to date after that.
     pub async fn open(registry: Arc<dyn Registry>) -> Result<Arc<Self>> {
         let source = Mutex::new(Source { feed: registry.feed(&[Kind::Application]).await?, is_stale: false });
         let catalog = Arc::new(Self { applications: RwLock::default(), source, registry });
@@ -72,6 +77,7 @@ impl Catalog {
         Ok(catalog)
     }
 
+    /// The application as last taken in; none where there is none or it was deleted.
     pub fn find(&self, app: &AppId) -> Option<Arc<Application>> {
         self.applications.read().get(app).cloned()
     }

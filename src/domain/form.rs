@@ -29,6 +29,7 @@ impl Form {
         self.members.remove(name).filter(|value| !value.is_null())
     }
 
+    /// A string.
     pub fn text(&mut self, name: &str) -> Option<String> {
         match self.value(name)? {
             Value::String(text) => Some(text),
@@ -53,6 +54,7 @@ impl Form {
         }
     }
 
+    /// A whole number, not negative.
     pub fn integer(&mut self, name: &str) -> Option<u64> {
         let value = self.value(name)?;
         // 5.0 is an integer, too, in JSON.
@@ -63,6 +65,7 @@ impl Form {
         }
     }
 
+    /// A boolean.
     pub fn flag(&mut self, name: &str) -> Option<bool> {
         match self.value(name)? {
             Value::Bool(flag) => Some(flag),
@@ -70,6 +73,7 @@ impl Form {
         }
     }
 
+    /// An object.
     pub fn object(&mut self, name: &str) -> Option<Map<String, Value>> {
         match self.value(name)? {
             Value::Object(members) => Some(members),

@@ -17,7 +17,9 @@ use super::{Application, view::Step};
 pub struct Audience {
     /// The channels of the device that the document belongs to after the change (of a delete: before it), sorted.
     pub channels: Vec<Arc<str>>,
+    /// Those of them that the document has entered.
     pub entered: Vec<Arc<str>>,
+    /// The channels that the document has left; they are not in `channels`.
     pub left: Vec<Arc<str>>,
     /// Sees hidden fields.
     pub privileged: bool,
@@ -85,6 +87,7 @@ struct Frame<D: Serialize, M: Serialize> {
 }
 
 impl<'a> Frames<'a> {
+    /// What can be told of an entry. `app`: as it is at this place of the log.
     pub fn of(app: &'a Application, entry: &'a Entry) -> Self {
         let model = entry.model().and_then(|name| app.schema.model(name.as_str())).map(|model| &**model);
         Self { entry, model, shown: Default::default() }

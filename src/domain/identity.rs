@@ -44,7 +44,9 @@ const REVOCATIONS: usize = 1024;
 /// A caller whose token was checked.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Identified {
+    /// The application.
     pub app: AppId,
+    /// The caller, as rules know it.
     pub caller: Caller,
     /// The login that the token stands for; none for the admin token and where the application has no users.
     pub session: Option<String>,
@@ -55,9 +57,13 @@ pub struct Identified {
 /// What ended before its time: open sockets of it are closed with 4003.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Revoked {
+    /// The application was deleted.
     Application(AppId),
+    /// The user was removed.
     User(AppId, UserId),
+    /// The device was removed, or its connections were ended.
     Device(AppId, DeviceId),
+    /// The session was ended.
     Session(AppId, String),
     /// What was revoked is no longer known: everything that is held has to be checked anew.
     Unknown,

@@ -16,8 +16,11 @@ use crate::messages::Expected;
 
 /// What a command is judged by: the application as it is (for the writer: at this point of the log), who asked, and when.
 pub struct Judge<'a> {
+    /// The application, with the schema and the rules in force.
     pub application: &'a Application,
+    /// Who asks.
     pub caller: &'a Caller,
+    /// The time that a changed document gets.
     pub now: Timestamp,
     /// Largest document, in bytes of JSON.
     pub document_bytes: usize,
@@ -25,7 +28,9 @@ pub struct Judge<'a> {
 
 /// The fields and the owner of a document to be made.
 pub struct New {
+    /// Whose it becomes.
     pub owner: Option<UserId>,
+    /// Its own fields, in canonical form.
     pub fields: Map<String, Value>,
 }
 
@@ -57,6 +62,7 @@ impl Judge<'_> {
         })
     }
 
+    /// The creation of a document: 409 when the id is taken, 422 when it does not fit the schema, 413 when it is too large, 403.
     pub fn create(
         &self,
         model: &ModelName,
@@ -72,6 +78,8 @@ impl Judge<'_> {
         Ok(Event::Created { document })
     }
 
+    /// The change of a document: 404 when it is not there or not visible, 412, 403 (before and after are judged), 422, 413. A
+    /// patch that changes nothing is [`Event::Unchanged`].
     pub fn patch(
         &self,
         subject: &Subject,
@@ -94,6 +102,7 @@ impl Judge<'_> {
         Ok(Event::Updated { document, before: patched.before, patches: patched.patches })
     }
 
+    /// The end of a document: 404 when it is not there or not visible, 412, 403.
     pub fn delete(
         &self,
         subject: &Subject,
@@ -106,6 +115,7 @@ impl Judge<'_> {
         Ok(Event::Deleted { document: before.clone(), version: before.version + 1 })
     }
 
+    /// The definition of a model; 404 when there is none.
     pub fn model(&self, name: &ModelName) -> Result<&Model, Problem> {
         match self.application.schema.model(name.as_str()) {
             Some(model) => Ok(model),
@@ -135,6 +145,7 @@ impl Judge<'_> {
         }
     }
 
+    /// 403 when the rules do not let the caller do this with the document.
     pub fn allow(&self, action: Action, document: &Document) -> Result<(), Problem> {
         if self.application.rules.allows(action, self.caller, document) {
             return Ok(());
@@ -175,6 +186,7 @@ fn no_document(subject: &Subject) -> Problem {
     Problem::new(ProblemKind::NotFound, format!("there is no {} {}", subject.model, subject.id))
 }
 
+/// 422 with these faults.
 pub fn invalid(errors: Vec<FieldError>) -> Problem {
     Problem::new(ProblemKind::InvalidDocument, "the document does not fit the schema").with_errors(errors)
 }

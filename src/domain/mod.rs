@@ -1,6 +1,8 @@
 //! What the API, the pipeline and the transports share: applications, who is who, what may be read, and what devices
 //! subscribed to. Everything here stands on the four storage seams and knows neither HTTP nor sockets nor queues' workers.
 
+#![warn(missing_docs)]
+
 pub mod backups;
 pub mod catalog;
 pub mod devices;
@@ -31,12 +33,19 @@ use crate::{config::Config, messages::Routes, service::Readiness};
 /// Everything that a service needs, opened. Cheap to clone.
 #[derive(Clone)]
 pub struct Domain {
+    /// The settings.
     pub config: Arc<Config>,
+    /// The engines, behind their traits.
     pub backends: Backends,
+    /// The applications.
     pub catalog: Arc<Catalog>,
+    /// Tokens, sessions, and who they stand for.
     pub identity: Arc<Identity>,
+    /// Which queue an application's messages go to.
     pub routes: Arc<Routes>,
+    /// What this node still waits for before it is ready.
     pub readiness: Readiness,
+    /// Acknowledgements on their way to the registry.
     pub cursors: Arc<devices::Cursors>,
 }
 

@@ -28,8 +28,11 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// What a query gave, ready to be shown to its caller.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Items {
+    /// The documents, in the order that was asked for.
     pub items: Vec<Document>,
+    /// Where the next page begins; none at the end.
     pub cursor: Option<String>,
+    /// How many match in all, where that was asked for.
     pub total: Option<u64>,
 }
 
@@ -50,13 +53,17 @@ impl Items {
 /// What a query asks for, read but not yet held against the schema.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Search {
+    /// Which documents; none: all.
     pub filter: Option<Value>,
     /// Fields to sort by, a `-` before those that descend.
     pub sort: Vec<String>,
+    /// How many at most; none: the usual number.
     pub limit: Option<usize>,
+    /// The `cursor` of the page before.
     pub cursor: Option<String>,
     /// The fields of a document's own that are asked for; none: all.
     pub fields: Option<Vec<String>>,
+    /// Whether to count how many match in all.
     pub count: bool,
     /// The answer reflects at least this offset (`nxx-after`).
     pub at_least: Option<Offset>,

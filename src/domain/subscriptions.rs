@@ -35,12 +35,19 @@ use super::{
 /// The body of `POST /subscription`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Request {
+    /// The model to listen to.
     pub model: String,
+    /// Only this document.
     pub model_id: Option<DocumentId>,
+    /// Only this user's documents.
     pub user_id: Option<UserId>,
+    /// Only documents that match.
     pub filter: Option<Value>,
+    /// How many items the answer holds at most; it shapes nothing else.
     pub limit: Option<usize>,
+    /// The order of the items: fields, a `-` before those that descend.
     pub sort: Vec<String>,
+    /// Only the items, and no subscription.
     pub get_only: bool,
 }
 
@@ -65,10 +72,13 @@ impl Request {
 /// What a device got: the subscription (none for `getOnly`), the items, and an offset that they reflect at least.
 #[derive(Debug, Clone)]
 pub struct Subscribed {
+    /// The record, as the registry keeps it.
     pub subscription: Option<Subscription>,
     /// False when the device had the same subscription before (200 instead of 201).
     pub created: bool,
+    /// What is there now.
     pub items: Items,
+    /// What the items reflect at least: changes above it come as frames.
     pub offset: Offset,
 }
 

@@ -34,11 +34,15 @@ const MOST_SESSIONS: usize = 16;
 /// What a login gives.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Login {
+    /// The token (a JWT) to call with.
     pub token: String,
+    /// When the token expires.
     pub expires_at: Timestamp,
+    /// Good for one refresh; also after the token has expired.
     pub refresh_token: String,
     /// As the user itself may see it.
     pub user: Value,
+    /// The device that the session is on.
     pub device: DeviceId,
 }
 
@@ -265,6 +269,7 @@ impl Domain {
         record.map(|(record, _)| record).ok_or_else(|| not_found("user", user))
     }
 
+    /// The user of this name, if there is one.
     pub async fn user_named(&self, app: &AppId, username: &str) -> Result<Option<records::User>, Problem> {
         let registry = &self.backends.registry;
         if username.len() > forms::USERNAME_BYTES {

@@ -18,6 +18,7 @@ use super::Application;
 /// A subscription, compiled: everything that decides whether it hears of a change.
 #[derive(Debug, Clone, PartialEq)]
 pub struct View {
+    /// What it listens to.
     pub channel: Channel,
     /// The channel key, as frames name it.
     pub key: Arc<str>,
@@ -32,15 +33,19 @@ pub struct View {
 pub enum Step {
     /// Created into it.
     Created,
-    /// `unreadable`: before, the document could not be read at all, so what it was is not shown.
+    /// Changed into it.
     Entered {
+        /// Before, the document could not be read at all: what it was is not shown.
         unreadable: bool,
     },
+    /// Changed, in it before and after.
     Stayed,
-    /// `unreadable`: the document can no longer be read at all, so nothing of it is shown.
+    /// Changed out of it.
     Left {
+        /// The document can no longer be read at all: nothing of it is shown.
         unreadable: bool,
     },
+    /// Deleted out of it.
     Deleted,
 }
 

@@ -12,9 +12,12 @@ use serde_json::{Value, json};
 
 use super::{Typed, to_json};
 
+/// A change on its way to the transport manager and to custom workers.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Change {
+    /// The application whose log holds it.
     pub app: AppId,
+    /// The entry of the log, whole: with the document before and after.
     pub entry: Arc<Entry>,
 }
 

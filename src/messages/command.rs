@@ -14,45 +14,68 @@ use super::{Typed, to_json};
 /// writer judges it again on the state that it meets.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Command {
+    /// The application that it is about.
     pub app: AppId,
+    /// Who asked, as the API saw them.
     pub caller: Caller,
+    /// What is asked for.
     pub intent: Intent,
 }
 
+/// What a command asks for.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Intent {
+    /// Makes a document.
     Create {
+        /// The document's model.
         model: ModelName,
+        /// The document's id; `chosen` says whose choice it is.
         id: DocumentId,
         /// The client chose the id, so it may be taken; a generated one needs no look-up.
         chosen: bool,
+        /// Whose document it becomes; nobody's where there is none.
         owner: Option<UserId>,
         /// Accepted by the model: in canonical form.
         fields: Map<String, Value>,
     },
+    /// Changes a document.
     Patch {
+        /// The document's model.
         model: ModelName,
+        /// The document's id.
         id: DocumentId,
+        /// The patches, in the notation in which they came.
         patch: PatchSet,
+        /// The version that it has to meet, where the client named one.
         expected: Option<Expected>,
     },
+    /// Deletes a document.
     Delete {
+        /// The document's model.
         model: ModelName,
+        /// The document's id.
         id: DocumentId,
+        /// The version that it has to meet, where the client named one.
         expected: Option<Expected>,
     },
     /// Makes or changes an application: the whole definition (`registry::records::Application`), checked by the API. `forced`
     /// past conflicts with stored documents. `new`: it must not exist yet.
     Define {
+        /// The whole definition, as the registry keeps it.
         definition: Value,
+        /// Also where stored documents or open subscriptions stand against it.
         forced: bool,
+        /// The application must not exist yet; else it must.
         new: bool,
     },
     /// Changes what rules know of a user, or (none) removes the user with devices and sessions. `expected`: what `after` was made
     /// of; whoever changed it in between is not written over.
     ChangeUser {
+        /// The user.
         user: UserId,
+        /// What rules know of the user from then on; none: the user is gone.
         after: Option<UserFacts>,
+        /// What `after` was made of; none: whatever is there.
         expected: Option<UserFacts>,
     },
     /// Changes nothing: the writer says that it has passed it.
@@ -63,6 +86,7 @@ pub enum Intent {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Expected {
+    /// The version.
     pub version: u64,
     /// Set when the client sent the ETag: tells a document from one that was made again under its id.
     #[serde(default, skip_serializing_if = "Option::is_none")]

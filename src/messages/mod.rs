@@ -3,6 +3,8 @@
 //! `writer` takes [`Command`]s, `transport-manager` takes [`Change`]s, a transport's queue takes [`ToDevices`]. Each is JSON on the
 //! wire; within one process the value itself is handed over.
 
+#![warn(missing_docs)]
+
 pub mod change;
 pub mod command;
 pub mod route;
@@ -23,6 +25,7 @@ pub use to_devices::{Covers, DeviceMessage, ToDevices};
 
 /// A message type of a stage.
 pub trait Typed: Encode + Sized {
+    /// Reads the value from the payload of a message, as [`Encode::encode`] wrote it.
     fn decode(bytes: &Bytes) -> serde_json::Result<Self>;
 
     /// Takes the value out of a message. `Invalid` when it is no such thing: the message goes to the dead letters.

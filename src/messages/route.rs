@@ -6,17 +6,22 @@ use nexxus_storage::model::AppId;
 
 /// The stages in the order in which a change passes them. The name of a stage is its queue, role, module and metric label.
 pub const WRITER: &str = "writer";
+/// The stage that finds who hears of a change: its name, and the usual name of its queue.
 pub const TRANSPORT_MANAGER: &str = "transport-manager";
+/// The stage that holds WebSocket connections: its name.
 pub const WEBSOCKET: &str = "websocket";
 
 /// Where the messages of each stage go. Applications are spread over the partitions of a stage by hash; with one partition the
 /// queue has the plain name of the stage, with more it is `NAME.0`, `NAME.1`, ….
 #[derive(Debug, Clone)]
 pub struct Routes {
+    /// Where commands go.
     pub writer: Route,
+    /// Where changes go.
     pub transport_manager: Route,
 }
 
+/// The queues of a stage: one for each partition; an application's messages all go to the same one.
 #[derive(Debug, Clone)]
 pub struct Route {
     queue: String,
@@ -24,6 +29,7 @@ pub struct Route {
 }
 
 impl Route {
+    /// `partitions`: into how many queues the stage is split; at least one.
     pub fn new(queue: impl Into<String>, partitions: u32) -> Self {
         Self { queue: queue.into(), partitions: partitions.max(1) }
     }

@@ -13,7 +13,9 @@ use super::{Typed, to_json};
 /// Frames for devices of one worker, of one application, in the order of their offsets.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ToDevices {
+    /// The part of the log that this is all of, for the worker that gets it.
     pub covers: Covers,
+    /// In the order of their offsets; empty where nothing was for its devices.
     pub messages: Vec<DeviceMessage>,
 }
 
@@ -21,15 +23,20 @@ pub struct ToDevices {
 /// missed something, and reads it from the change log.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Covers {
+    /// The application whose log it is.
     pub app: AppId,
+    /// Above this.
     pub after: Offset,
+    /// Up to this one, which is included.
     pub upto: Offset,
 }
 
 /// One frame and every device of the worker that gets it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DeviceMessage {
+    /// The change that the frame tells of.
     pub offset: Offset,
+    /// Who gets it; the worker knows which connections each of them has.
     pub devices: Vec<DeviceId>,
     /// The text of the frame (contract §7), encoded once.
     pub frame: Bytes,

@@ -10,6 +10,8 @@
 //! Messages flow down, nothing flows up, no stage asks another: a message carries what the next one needs. Each stage is a
 //! [`Worker`](crate::worker::Worker) and the [`runner`] is the only loop around it. Stage = module = queue = role = metric label.
 
+#![warn(missing_docs)]
+
 pub mod transport_manager;
 pub mod writer;
 

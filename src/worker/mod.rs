@@ -1,6 +1,8 @@
 //! What a stage is: a handler of batches, and nothing else. Receiving, decoding, publishing, acknowledging, retrying and
 //! dead-lettering belong to the [`runner`], once.
 
+#![warn(missing_docs)]
+
 pub mod runner;
 
 use std::sync::Arc;
@@ -17,13 +19,19 @@ use crate::messages::Typed;
 /// A message that was received and decoded.
 #[derive(Debug)]
 pub struct Received<T> {
+    /// Names the message: the same id twice is the same message. Of a command it is the `changeId`.
     pub id: ChangeId,
+    /// The application that it belongs to.
     pub app: Option<AppId>,
+    /// The offset of the change that it carries, once it has one.
     pub offset: Option<Offset>,
+    /// When it was published.
     pub time: Timestamp,
+    /// W3C trace context of the request that caused it.
     pub trace: Option<String>,
     /// Whether it may have been handled before.
     pub redelivered: bool,
+    /// What it says.
     pub body: Arc<T>,
 }
 
@@ -34,10 +42,12 @@ pub struct Outbox {
 }
 
 impl Outbox {
+    /// A message for a queue, behind all that are in the outbox.
     pub fn publish(&mut self, queue: impl Into<String>, message: Message) {
         self.publish_all(queue, [message]);
     }
 
+    /// Messages for a queue, in their order, behind all that are in the outbox.
     pub fn publish_all(&mut self, queue: impl Into<String>, more: impl IntoIterator<Item = Message>) {
         let queue = queue.into();
         match self.messages.last_mut() {
@@ -55,6 +65,7 @@ impl Outbox {
 /// A stage of the pipeline.
 #[async_trait]
 pub trait Worker: Send {
+    /// What the messages of its queue say.
     type Input: Typed;
 
     /// Handles a batch, in order. Everything may come twice: the second time must change nothing. When it fails, the whole

@@ -37,8 +37,11 @@ const TICK: Duration = Duration::from_secs(1);
 pub struct Input {
     /// The stage's name, for logs and metrics.
     pub stage: &'static str,
+    /// The queue that it consumes; declared where it is not there yet.
     pub queue: String,
+    /// How the queue treats its messages. One that goes with its consumer keeps no dead letters.
     pub durability: Durability,
+    /// Messages that are taken at once, and unsettled at a time, at most.
     pub prefetch: usize,
 }
 

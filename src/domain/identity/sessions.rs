@@ -45,8 +45,11 @@ pub(super) struct Claims {
 /// What a client gets when a session begins or is renewed.
 #[derive(Debug)]
 pub struct Issued {
+    /// The token (a JWT) to call with.
     pub token: String,
+    /// When the token expires.
     pub expires_at: Timestamp,
+    /// Good for one refresh; also after the token has expired.
     pub refresh_token: String,
     /// To be written by whoever begins it, together with what belongs to it.
     pub session: Session,

@@ -13,9 +13,13 @@ const USER_TYPE_BYTES: usize = 64;
 /// The body of `POST /user/register` and `POST /admin/users`.
 #[derive(Clone, PartialEq)]
 pub struct NewUser {
+    /// The name to sign in with; unique in its application.
     pub username: String,
+    /// In the clear: it is hashed before it is kept.
     pub password: String,
+    /// What kind of user, where the application has kinds.
     pub user_type: Option<String>,
+    /// What else is known of the user, for rules and the application.
     pub details: Map<String, Value>,
 }
 
@@ -45,6 +49,7 @@ impl NewUser {
 pub struct UserChange {
     /// Users have to say `current_password` too.
     pub password: Option<String>,
+    /// The proof that users give who set a new one.
     pub current_password: Option<String>,
     /// A merge patch (RFC 7396) of the details.
     pub details: Option<Map<String, Value>>,
@@ -53,6 +58,7 @@ pub struct UserChange {
 }
 
 impl UserChange {
+    /// 422 with the place of each fault, 400 when it is no object.
     pub fn parse(body: Value) -> Result<Self, Problem> {
         let takes_type_away = body.get("userType").is_some_and(Value::is_null);
         let mut form = Form::of(body)?;
