@@ -3,12 +3,16 @@
 //! ```text
 //! cargo bench --bench load -- creates            durable creates/s, 64 keep-alive clients, one subscriber
 //! cargo bench --bench load -- latency            write → frame at 1,000 writes/s, get-by-id beside it
-//! cargo bench --bench load -- start              start to ready: on nothing, and on 1 M documents; idle memory
+//! cargo bench --bench load -- start              start to ready: on nothing, on 1 M documents, after a kill -9; idle memory
+//! cargo bench --bench load -- resume             one device comes back to 100,000 missed changes, 1,000 of them its own
+//! cargo bench --bench load -- storm              10,000 devices come back at once after a restart
+//! cargo bench --bench load -- slow               10 of 1,000 subscribers stop reading for 20 s at 2,000 changes/s
 //! ```
 //!
 //! The generator runs on the same machine as the server: figures are of both together. Say the machine's load beside them.
 
 mod client;
+mod returning;
 mod scenarios;
 mod server;
 
@@ -43,6 +47,28 @@ enum Scenario {
         #[arg(long, default_value_t = 3)]
         repeat: usize,
     },
+    /// One device resumes over many missed changes.
+    Resume {
+        #[arg(long, default_value_t = 100_000)]
+        missed: u64,
+        /// One in so many is its own.
+        #[arg(long, default_value_t = 100)]
+        own_each: u64,
+    },
+    /// Many devices resume at once after a restart.
+    Storm {
+        #[arg(long, default_value_t = 10_000)]
+        devices: u64,
+        #[arg(long, default_value_t = 1_000)]
+        missed: u64,
+    },
+    /// Some subscribers stop reading.
+    Slow {
+        #[arg(long, default_value_t = 1_000)]
+        subscribers: u64,
+        #[arg(long, default_value_t = 2_000)]
+        rate: u64,
+    },
     /// Start to ready, on nothing and on many documents; memory of the idle server.
     Start {
         #[arg(long, default_value_t = 1_000_000)]
@@ -65,6 +91,9 @@ async fn main() {
                 scenarios::latency(rate, seconds).await;
             }
         }
+        Scenario::Resume { missed, own_each } => returning::resume(missed, own_each).await,
+        Scenario::Storm { devices, missed } => returning::storm(devices, missed).await,
+        Scenario::Slow { subscribers, rate } => returning::slow(subscribers, rate).await,
         Scenario::Start { documents } => scenarios::start(documents).await,
     }
 }

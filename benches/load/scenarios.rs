@@ -15,15 +15,15 @@ use tokio_tungstenite::{connect_async, tungstenite::Message};
 
 use super::{client::Client, server::Server};
 
-const APP: &str = "load";
+pub(crate) const APP: &str = "load";
 
-struct Ground {
-    server: Server,
-    token: String,
+pub(crate) struct Ground {
+    pub(crate) server: Server,
+    pub(crate) token: String,
 }
 
 impl Ground {
-    async fn prepare() -> Self {
+    pub(crate) async fn prepare() -> Self {
         let dir = tempfile::tempdir().expect("a directory").keep();
         let server = Server::start(dir).await;
         let mut admin = Client::connect(&server.address, APP, &server.admin_token).await;
@@ -42,8 +42,31 @@ impl Ground {
         Self { server, token }
     }
 
-    async fn client(&self) -> Client {
+    pub(crate) async fn client(&self) -> Client {
         Client::connect(&self.server.address, APP, &self.token).await
+    }
+
+    /// Creates so many documents, as fast as it goes.
+    pub(crate) async fn fill(&self, n_documents: u64) {
+        let next = Arc::new(AtomicU64::new(0));
+        let mut tasks = Vec::new();
+        for _ in 0..128 {
+            let (mut client, next) = (self.client().await, next.clone());
+            tasks.push(tokio::spawn(async move {
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    if number >= n_documents {
+                        return;
+                    }
+                    while client.call("POST", "/model/item", &document(number)).await.0 == 503 {
+                        tokio::time::sleep(Duration::from_millis(100)).await;
+                    }
+                }
+            }));
+        }
+        for task in tasks {
+            task.await.expect("a client");
+        }
     }
 
     /// A subscriber of the whole model: counts frames, and keeps the time from `sent` to each.
@@ -99,16 +122,16 @@ impl Drop for Subscriber {
     }
 }
 
-fn now_micros() -> u64 {
+pub(crate) fn now_micros() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64)
 }
 
-fn number_after(text: &str, name: &str) -> Option<u64> {
+pub(crate) fn number_after(text: &str, name: &str) -> Option<u64> {
     let rest = &text[text.find(name)? + name.len()..];
     rest.split(|character: char| !character.is_ascii_digit()).next()?.parse().ok()
 }
 
-fn document(number: u64) -> String {
+pub(crate) fn document(number: u64) -> String {
     format!(
         r#"{{"title":"item {number}","body":"{}","sent":{},"status":"{}","priority":{}}}"#,
         "x".repeat(150),
@@ -118,7 +141,7 @@ fn document(number: u64) -> String {
     )
 }
 
-fn percentile(values: &mut [f64], share: f64) -> f64 {
+pub(crate) fn percentile(values: &mut [f64], share: f64) -> f64 {
     if values.is_empty() {
         return f64::NAN;
     }
@@ -189,6 +212,7 @@ pub(crate) async fn latency(rate: u64, seconds: u64) {
     let (_, body) = client.call("POST", "/model/item", &document(0)).await;
     let created: Value = serde_json::from_str(&body).expect("JSON");
     let path = format!("/model/item/{}", created["id"].as_str().expect("an id"));
+    assert!(subscriber.has(1).await, "the first change is applied");
     let running = Arc::new(AtomicBool::new(true));
     let mut reader = ground.client().await;
     let reading = running.clone();
@@ -248,25 +272,7 @@ pub(crate) async fn start(n_documents: u64) {
     println!("start on an empty directory: ready after {:.3} s", ground.server.ready_after.as_secs_f64());
     tokio::time::sleep(Duration::from_secs(3)).await;
     println!("idle: {} MiB resident", ground.server.usage().0 / 1024);
-    let next = Arc::new(AtomicU64::new(0));
-    let mut tasks = Vec::new();
-    for _ in 0..128 {
-        let (mut client, next) = (ground.client().await, next.clone());
-        tasks.push(tokio::spawn(async move {
-            loop {
-                let number = next.fetch_add(1, Ordering::Relaxed);
-                if number >= n_documents {
-                    return;
-                }
-                while client.call("POST", "/model/item", &document(number)).await.0 == 503 {
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
-            }
-        }));
-    }
-    for task in tasks {
-        task.await.expect("a client");
-    }
+    ground.fill(n_documents).await;
     println!("{n_documents} documents are in, {} MiB resident", ground.server.usage().0 / 1024);
     let dir = ground.server.stop();
     let again = Server::start(dir).await;
@@ -275,6 +281,10 @@ pub(crate) async fn start(n_documents: u64) {
         again.ready_after.as_secs_f64(),
         again.usage().0 / 1024
     );
+    let ground = Ground { server: again, token: ground.token };
+    ground.fill(5_000).await;
+    let again = Server::start(ground.server.kill()).await;
+    println!("start after a kill -9 with unsaved index: ready after {:.3} s", again.ready_after.as_secs_f64());
     let dir = again.stop();
     let _gone = std::fs::remove_dir_all(dir);
 }

@@ -29,7 +29,11 @@ impl Server {
             .current_dir(&dir)
             .env("NEXXUS_API__LISTEN", "127.0.0.1:0")
             .env("NEXXUS_WORKERS__WEBSOCKET__PORT", "0")
-            .envs([("NEXXUS_LIMITS__ENABLED", "false"), ("NEXXUS_LOG__LEVEL", "warn")])
+            .envs([
+                ("NEXXUS_LIMITS__ENABLED", "false"),
+                ("NEXXUS_LOG__LEVEL", "warn"),
+                ("NEXXUS_DEVICES__KEEP_FOR", "1h"),
+            ])
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a log"))
             .stderr(log)
@@ -71,6 +75,20 @@ impl Server {
         let ticks: f64 =
             after_name.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<f64>().ok()).sum();
         (kib.unwrap_or(0), ticks / 100.0)
+    }
+
+    /// The most memory that was ever resident, in KiB.
+    pub(crate) fn peak(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
+        let kib = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().split(' ').next()?.parse().ok());
+        kib.unwrap_or(0)
+    }
+
+    /// `kill -9`.
+    pub(crate) fn kill(mut self) -> PathBuf {
+        let _gone = self.child.kill();
+        let _gone = self.child.wait();
+        std::mem::take(&mut self.dir)
     }
 
     pub(crate) fn stop(mut self) -> PathBuf {

@@ -74,7 +74,11 @@ impl Lap {
     pub(super) fn board(&mut self, connection: Arc<Connection>) {
         let device = connection.device.clone();
         self.crowd.matcher.connect(&device, HERE);
-        self.riders.entry(device).or_default().connections.push(connection);
+        let connections = &mut self.riders.entry(device).or_default().connections;
+        // It may have gone live and fallen back since, without this having been noticed here.
+        if !connections.iter().any(|known| Arc::ptr_eq(known, &connection)) {
+            connections.push(connection);
+        }
     }
 
     /// A subscription of a device that rides; others are of no interest. `facts` of its user, where nothing is known of the user yet.
