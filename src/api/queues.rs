@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use axum::{extract::State, http::StatusCode};
 use nexxus_storage::{
-    model::{ChangeId, Problem, problem::ProblemKind},
+    model::{ChangeId, Problem, Timestamp, problem::ProblemKind},
     queue::{Message, QueueInfo},
 };
 use serde_json::{Value, json};
@@ -78,20 +78,26 @@ pub(super) async fn retry(State(api): State<Api>, _: Admin, names: Names, body: 
     let dead = dead_letters(&api, &names).await?;
     let is_writer = api.domain.routes.writer.queues().iter().any(|writer| writer == queue);
     let mut retried = Vec::new();
+    // What dies again meanwhile is not tried again, or this might never end.
+    let begun = Timestamp::now();
+    let is_chosen =
+        |message: &Message| chosen.takes(message.id) && message.dead.as_ref().is_none_or(|death| death.time <= begun);
     let mut after = None;
     loop {
         let page = api.domain.backends.queues.browse(&dead, after, MOST).await?;
-        let Some(last) = page.last() else { break };
-        after = Some(last.id);
-        let (ids, again): (Vec<_>, Vec<_>) = page
-            .into_iter()
-            .filter(|message| chosen.takes(message.id))
-            .map(|message| (message.id, alive(message, is_writer)))
-            .unzip();
+        let is_last = page.len() < MOST;
+        let (taken, left): (Vec<_>, Vec<_>) = page.into_iter().partition(is_chosen);
+        // The next page begins behind one that stays.
+        after = left.last().map(|message| message.id).or(after);
+        let (ids, again): (Vec<_>, Vec<_>) =
+            taken.into_iter().map(|message| (message.id, alive(message, is_writer))).unzip();
         retried.extend(ids.iter().zip(&again).map(|(id, again)| json!({ "id": id, "newId": again.id })));
         // In this order: what stops between the two is handled twice, which changes nothing, and never lost.
         api.domain.backends.queues.publish(queue, again).await?;
         api.domain.backends.queues.remove(&dead, &ids).await?;
+        if is_last {
+            break;
+        }
     }
     Ok(json_answer(StatusCode::OK, &json!({ "retried": retried.len(), "items": retried })))
 }
