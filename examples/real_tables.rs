@@ -20,7 +20,7 @@ use std::{
 use clap::Parser;
 use futures_util::{SinkExt, StreamExt};
 use nexxus::{
-    config::{Config, Sources},
+    config::{Config, Running, Sources},
     node::Node,
     service::{Failure, Stop},
 };
@@ -266,8 +266,8 @@ impl Server {
             setting("api.listen", "127.0.0.1:0"),
             setting("workers.websocket.port", "0"),
         ];
-        let (config, _) = Config::load(&Sources { flags, ..Sources::default() })?;
-        let node = Node::start(config).await?;
+        let (config, layers) = Config::load(&Sources { flags, ..Sources::default() })?;
+        let node = Node::start(Running::begin(config, layers)).await?;
         let url = node.addresses.api_url().ok_or("the server has no API")?;
         let admin_token = admin_token(directory.path())?;
         let stop = Stop::new();

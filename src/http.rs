@@ -5,7 +5,6 @@
 
 use std::{
     panic::AssertUnwindSafe,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -27,10 +26,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::task::TaskTracker;
 use tracing::{debug, error, warn};
 
-use crate::{
-    config::Config,
-    service::{Failure, Stop},
-};
+use crate::service::{Failure, Stop};
 
 /// The header that names a change: on the answer to every write.
 pub const CHANGE_ID: &str = "nxx-change-id";
@@ -43,7 +39,7 @@ const READ_AHEAD_BYTES: usize = 64 * 1024;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves a router until told to stop; then takes no more connections, lets requests in flight end, and returns.
-pub async fn serve(listener: TcpListener, router: Router, _config: Arc<Config>, stop: Stop) -> Result<(), Failure> {
+pub async fn serve(listener: TcpListener, router: Router, stop: Stop) -> Result<(), Failure> {
     let router = router.layer(middleware::from_fn(observe));
     let connections = TaskTracker::new();
     loop {
@@ -128,6 +124,8 @@ pub fn problem_response(problem: &Problem) -> Response<Body> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use axum::routing::get;
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
@@ -135,15 +133,13 @@ mod tests {
     };
 
     use super::*;
-    use crate::config::Sources;
 
     /// A server on a port of its own, and the way to stop it.
     async fn started(router: Router) -> (std::net::SocketAddr, Stop, tokio::task::JoinHandle<Result<(), Failure>>) {
-        let (config, _) = Config::load(&Sources::default()).expect("the defaults");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let stop = Stop::new();
-        let serving = tokio::spawn(serve(listener, router, Arc::new(config), stop.clone()));
+        let serving = tokio::spawn(serve(listener, router, stop.clone()));
         (address, stop, serving)
     }
 

@@ -11,7 +11,7 @@ use tracing::info;
 
 use crate::{
     api,
-    config::{Config, Role},
+    config::{Config, Role, Running},
     domain::{Catalog, Domain, Identity},
     http,
     messages::{Routes, route::Route},
@@ -58,8 +58,8 @@ impl Addresses {
 
 impl Node {
     /// Opens everything and begins to serve. Ports are bound before anything else is changed: a port that is taken fails early.
-    pub async fn start(config: Config) -> Result<Self, Failure> {
-        let config = Arc::new(config);
+    pub async fn start(settings: Running) -> Result<Self, Failure> {
+        let config = settings.now();
         let api_listener = match config.runs(Role::Api) {
             true => Some(bind(config.api.listen).await?),
             false => None,
@@ -72,7 +72,7 @@ impl Node {
             api: api_listener.as_ref().map(TcpListener::local_addr).transpose()?,
             websocket: websocket_listener.as_ref().map(TcpListener::local_addr).transpose()?,
         };
-        let domain = open(config).await?;
+        let domain = open(Arc::new(settings)).await?;
         let mut node = Self { services: Services::in_phases(&PHASES), domain, addresses };
         node.run_roles(api_listener, websocket_listener).await?;
         node.announce().await?;
@@ -82,20 +82,21 @@ impl Node {
     /// Starts the services of each role. Adding a role is adding a line here.
     async fn run_roles(&mut self, api: Option<TcpListener>, own: Option<TcpListener>) -> Result<(), Failure> {
         let (domain, services) = (&self.domain, &mut self.services);
+        let config = domain.config.now();
         let starting = domain.readiness.latch("node");
         services.spawn("domain", "catalog", |stop| domain.catalog.clone().follow(stop));
         services.spawn("domain", "identity", |stop| domain.identity.clone().follow(stop));
         services.spawn("domain", "devices", |stop| domain.clone().keep_devices(stop));
-        if !domain.config.backup.every.0.is_zero() {
+        if !config.backup.every.0.is_zero() {
             services.spawn("domain", "backups", |stop| domain.clone().keep_backups(stop));
         }
-        if domain.config.runs(Role::TransportManager) {
+        if config.runs(Role::TransportManager) {
             pipeline::run_transport_manager(domain, services).await?;
         }
-        if domain.config.runs(Role::Writer) {
+        if config.runs(Role::Writer) {
             pipeline::run_writer(domain, services);
         }
-        let hub = match domain.config.runs(Role::Websocket) {
+        let hub = match config.runs(Role::Websocket) {
             true => Some(transport::run_websocket(domain, services).await?),
             false => None,
         };
@@ -104,11 +105,11 @@ impl Node {
             if let Some(hub) = &hub {
                 router = router.merge(websocket::router(hub.clone()));
             }
-            services.spawn("api", "api", |stop| http::serve(listener, router, domain.config.clone(), stop));
+            services.spawn("api", "api", |stop| http::serve(listener, router, stop));
         }
         if let Some((listener, hub)) = own.zip(hub) {
             let router = websocket::own_router(hub);
-            services.spawn("api", "websocket", |stop| http::serve(listener, router, domain.config.clone(), stop));
+            services.spawn("api", "websocket", |stop| http::serve(listener, router, stop));
         }
         drop(starting);
         Ok(())
@@ -121,13 +122,18 @@ impl Node {
             "websocket": self.addresses.websocket_url(),
             "pid": std::process::id(),
         });
-        let path = self.domain.config.data.dir.join("server.json");
+        let path = self.domain.config.now().data.dir.join("server.json");
         write_whole(&path, format!("{addresses:#}\n").as_bytes()).await
     }
 
-    /// The settings that it runs with.
-    pub fn config(&self) -> &Config {
-        &self.domain.config
+    /// The settings in force.
+    pub fn config(&self) -> Arc<Config> {
+        self.domain.config.now()
+    }
+
+    /// The settings, to be read again.
+    pub fn settings(&self) -> Arc<Running> {
+        self.domain.config.clone()
     }
 
     /// Whether there is no application yet.
@@ -143,10 +149,10 @@ impl Node {
             error = self.domain.backends.failed() => Some(error.into()),
         };
         info!("stopping");
-        let within = self.domain.config.server.shutdown_timeout.into();
+        let within = self.domain.config.now().server.shutdown_timeout.into();
         let in_time = self.services.stop(within).await;
         let closed = self.domain.backends.close().await;
-        let _gone = tokio::fs::remove_file(self.domain.config.data.dir.join("server.json")).await;
+        let _gone = tokio::fs::remove_file(self.domain.config.now().data.dir.join("server.json")).await;
         match (failed, closed, in_time) {
             (Some(failure), ..) => Err(failure),
             (None, Err(error), _) => Err(error.into()),
@@ -160,10 +166,11 @@ async fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
     TcpListener::bind(address).await.map_err(|error| format!("cannot listen on {address}: {error}").into())
 }
 
-async fn open(config: Arc<Config>) -> Result<Domain, Failure> {
+async fn open(settings: Arc<Running>) -> Result<Domain, Failure> {
+    let config = settings.now();
     let backends: Backends = nexxus_storage::open(config.storage()).await?;
     let catalog = Catalog::open(backends.registry.clone()).await?;
-    let identity = Identity::open(backends.registry.clone(), &config).await?;
+    let identity = Identity::open(backends.registry.clone(), settings.clone()).await?;
     let writer = &config.workers.writer;
     let transport_manager = &config.workers.transport_manager;
     let routes = Arc::new(Routes {
@@ -171,7 +178,7 @@ async fn open(config: Arc<Config>) -> Result<Domain, Failure> {
         transport_manager: Route::new(&*transport_manager.queue, transport_manager.partitions),
     });
     let (readiness, cursors) = (Readiness::default(), Arc::default());
-    Ok(Domain { config, backends, catalog, identity, routes, readiness, cursors })
+    Ok(Domain { config: settings, backends, catalog, identity, routes, readiness, cursors })
 }
 
 /// Writes a file so that readers see the old or the new one, never a part.

@@ -58,16 +58,29 @@ const METRICS: [(&str, Kind, Unit, &str); 19] = [
 
 static RECORDER: OnceLock<PrometheusHandle> = OnceLock::new();
 
+type ChangeFilter = Box<dyn Fn(EnvFilter) -> Result<(), Failure> + Send + Sync>;
+
+static FILTER: OnceLock<ChangeFilter> = OnceLock::new();
+
 /// Begins to log and to count. To be called once, before anything is logged.
 pub fn start(log: &Log) -> Result<(), Failure> {
-    let filter = EnvFilter::try_new(&log.level).map_err(|error| format!("`log.level`: {error}"))?;
-    let builder = fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    match log.format {
-        LogFormat::Json => builder.json().flatten_event(true).try_init()?,
-        LogFormat::Text => {
-            builder.with_target(false).with_ansi(std::io::stderr().is_terminal()).try_init()?;
+    let builder = fmt().with_writer(std::io::stderr).with_env_filter(filter_of(&log.level)?);
+    let change: ChangeFilter = match log.format {
+        LogFormat::Json => {
+            let builder = builder.json().flatten_event(true).with_filter_reloading();
+            let handle = builder.reload_handle();
+            builder.try_init()?;
+            Box::new(move |filter| Ok(handle.reload(filter)?))
         }
-    }
+        LogFormat::Text => {
+            let builder = builder.with_target(false).with_ansi(std::io::stderr().is_terminal()).with_filter_reloading();
+            let handle = builder.reload_handle();
+            builder.try_init()?;
+            Box::new(move |filter| Ok(handle.reload(filter)?))
+        }
+    };
+    // A second start would have failed above.
+    let _first = FILTER.set(change);
     let handle = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_duration_seconds".to_owned()), &DURATION_BUCKETS)?
         .install_recorder()?;
@@ -83,6 +96,16 @@ pub fn start(log: &Log) -> Result<(), Failure> {
     // A second start would have failed above.
     let _first = RECORDER.set(handle);
     Ok(())
+}
+
+/// Logs by another level from now on.
+pub fn change_level(level: &str) -> Result<(), Failure> {
+    let filter = filter_of(level)?;
+    FILTER.get().map_or(Ok(()), |change| change(filter))
+}
+
+fn filter_of(level: &str) -> Result<EnvFilter, Failure> {
+    EnvFilter::try_new(level).map_err(|error| format!("`log.level`: {error}").into())
 }
 
 /// Sums up what the histograms have gathered, until it is dropped: without it they would grow for as long as nobody asks for the

@@ -31,7 +31,7 @@ impl FromRequest<Api> for Body {
     type Rejection = Refusal;
 
     async fn from_request(request: Request, api: &Api) -> Result<Self, Refusal> {
-        let most = api.domain.config.limits.body_bytes.bytes();
+        let most = api.domain.config.now().limits.body_bytes.bytes();
         let (parts, body) = request.into_parts();
         // Who asks beforehand is told before the body is sent.
         let is_asking = parts.headers.contains_key(header::EXPECT);

@@ -217,7 +217,7 @@ impl Api {
             application: &asker.application,
             caller: asker.caller(),
             now: Timestamp::now(),
-            document_bytes: self.domain.config.limits.document_bytes.bytes(),
+            document_bytes: self.domain.config.now().limits.document_bytes.bytes(),
         }
     }
 }

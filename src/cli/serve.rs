@@ -1,10 +1,10 @@
 //! `nexxus serve`: configuration, start, the addresses, run, drain.
 
-use std::str::FromStr;
+use std::{collections::BTreeSet, io, str::FromStr, sync::Arc};
 
 use clap::Args;
-use tokio::signal::unix::{SignalKind, signal};
-use tracing::info;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing::{error, info, warn};
 
 use super::{
     Exit, demo,
@@ -13,7 +13,7 @@ use super::{
     settings::Flags,
 };
 use crate::{
-    config::{Config, LogFormat, Role},
+    config::{Config, ConfigError, Layers, LogFormat, Role, Running},
     node::Node,
     service::Stop,
     telemetry,
@@ -22,7 +22,7 @@ use crate::{
 /// Run the server: everything in one process, kept in one directory.
 ///
 /// Without a configuration file it listens on loopback and keeps its data in ./data. SIGTERM and Ctrl-C stop it: it finishes what is
-/// in flight, within server.shutdown_timeout.
+/// in flight, within server.shutdown_timeout; a second one ends it at once. SIGHUP reads the configuration again.
 #[derive(Debug, Args)]
 pub(super) struct Serve {
     #[command(flatten)]
@@ -37,14 +37,18 @@ pub(super) struct Serve {
 
 pub(super) fn run(serve: Serve) -> Result<(), Exit> {
     let is_demo = serve.demo;
-    let config = serve.load()?;
+    let (config, layers) = serve.load()?;
     telemetry::start(&config.log).map_err(|error| Exit::Usage(error.to_string()))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Exit::Failed(format!("cannot start: {error}")))?;
     runtime.block_on(async {
         let stop = stop_on_signals()?;
+        // Before anything takes long: without it, the signal would end the process.
+        let hangups = signal(SignalKind::hangup()).map_err(no_signals)?;
         tokio::spawn(telemetry::keep());
-        let node = Node::start(config).await.map_err(|error| Exit::Failed(error.to_string()))?;
+        let settings = Running::begin(config, layers);
+        let node = Node::start(settings).await.map_err(|error| Exit::Failed(error.to_string()))?;
+        tokio::spawn(reload_on_hangups(hangups, serve, node.settings()));
         let greeted = greet(&node, is_demo, &stop).await;
         if greeted.is_err() {
             stop.cancel();
@@ -55,12 +59,15 @@ pub(super) fn run(serve: Serve) -> Result<(), Exit> {
 }
 
 impl Serve {
-    fn load(mut self) -> Result<Config, Exit> {
+    fn load(&self) -> Result<(Config, Layers), ConfigError> {
+        let mut flags = self.flags.clone();
         if self.demo {
-            self.flags.data.get_or_insert_with(|| demo::DIRECTORY.into());
+            flags.data.get_or_insert_with(|| demo::DIRECTORY.into());
         }
-        let (config, _) = self.flags.load()?;
-        if self.role.is_empty() { Ok(config) } else { Ok(config.with_roles(self.role.into_iter().collect())?) }
+        let (config, layers) = flags.load()?;
+        let roles: BTreeSet<Role> = self.role.iter().copied().collect();
+        let config = if roles.is_empty() { config } else { config.with_roles(roles)? };
+        Ok((config, layers))
     }
 }
 
@@ -69,7 +76,7 @@ async fn greet(node: &Node, is_demo: bool, stop: &Stop) -> Result<(), Exit> {
     let config = node.config();
     let (api, websocket) = (node.addresses.api_url(), node.addresses.websocket_url());
     info!(api, websocket, data = %config.data.dir.display(), "ready");
-    let place = Place::of(config, api, websocket);
+    let place = Place::of(&config, api, websocket);
     let said = if is_demo {
         tokio::select! {
             said = demo::prepare(&place) => said?,
@@ -90,9 +97,8 @@ async fn greet(node: &Node, is_demo: bool, stop: &Stop) -> Result<(), Exit> {
 /// Cancelled by the first SIGTERM or SIGINT; the second ends the process at once, which is safe: nothing that was confirmed
 /// is lost.
 fn stop_on_signals() -> Result<Stop, Exit> {
-    let failed = |error: std::io::Error| Exit::Failed(format!("cannot listen for signals: {error}"));
-    let mut term = signal(SignalKind::terminate()).map_err(failed)?;
-    let mut int = signal(SignalKind::interrupt()).map_err(failed)?;
+    let mut term = signal(SignalKind::terminate()).map_err(no_signals)?;
+    let mut int = signal(SignalKind::interrupt()).map_err(no_signals)?;
     let stop = Stop::new();
     let stopping = stop.clone();
     tokio::spawn(async move {
@@ -108,4 +114,29 @@ fn stop_on_signals() -> Result<Stop, Exit> {
         }
     });
     Ok(stop)
+}
+
+fn no_signals(error: io::Error) -> Exit {
+    Exit::Failed(format!("cannot listen for signals: {error}"))
+}
+
+/// Reads the configuration again at each SIGHUP. What is not valid changes nothing.
+async fn reload_on_hangups(mut hangups: Signal, serve: Serve, settings: Arc<Running>) {
+    while hangups.recv().await.is_some() {
+        let (config, layers) = match serve.load() {
+            Ok(loaded) => loaded,
+            Err(error) => {
+                error!(%error, "the configuration is not valid, the one in force stays");
+                continue;
+            }
+        };
+        let reloaded = settings.reload(config, layers);
+        if let Err(error) = telemetry::change_level(&settings.now().log.level) {
+            error!(%error, "the log level cannot be changed");
+        }
+        info!(changed = reloaded.changed.join(", "), "read the configuration again");
+        if !reloaded.postponed.is_empty() {
+            warn!(settings = reloaded.postponed.join(", "), "these take effect at the next start");
+        }
+    }
 }

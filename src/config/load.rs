@@ -186,6 +186,17 @@ impl Layers {
         self.values.iter().map(|(key, (value, source))| (key.as_str(), value, source))
     }
 
+    pub(super) fn value(&self, key: &str) -> Option<&Value> {
+        self.values.get(key).map(|(value, _)| value)
+    }
+
+    /// Takes one setting over from others.
+    pub(super) fn adopt(&mut self, key: &str, others: &Self) {
+        if let Some((key, setting)) = others.values.get_key_value(key) {
+            self.values.insert(key.clone(), setting.clone());
+        }
+    }
+
     /// Where the value of a key comes from, in words.
     pub fn source(&self, key: &str) -> String {
         self.values.get(key).map_or_else(|| "default".to_owned(), |(_, source)| source.to_string())

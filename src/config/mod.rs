@@ -1,12 +1,15 @@
 //! The settings, typed and valid at the door. `packaging/nexxus.toml` says what each is for.
 
 mod load;
+mod running;
 mod value;
 
 use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, str::FromStr};
 
 use nexxus_storage::open::Settings;
 use serde::Deserialize;
+
+pub use running::{Reloaded, Running};
 
 pub use load::{ConfigError, DEFAULTS, Layers, Source, Sources, USUAL_FILE};
 /// `data.dir` where nothing else is said.

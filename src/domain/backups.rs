@@ -27,7 +27,7 @@ const RETRY: Duration = Duration::from_secs(300);
 impl Domain {
     /// A consistent copy of everything. 409 where other engines hold a part of it.
     pub async fn snapshot(&self) -> Result<Snapshot, Problem> {
-        if let Some(why) = self.config.refuses_backups() {
+        if let Some(why) = self.config.now().refuses_backups() {
             return Err(Problem::new(ProblemKind::Conflict, why));
         }
         let about = About { nexxus: env!("CARGO_PKG_VERSION").to_owned(), writer_queues: self.routes.writer.queues() };
@@ -36,7 +36,7 @@ impl Domain {
 
     /// Writes a backup each time one is due, until told to stop. A failure is logged and counted, and tried again.
     pub async fn keep_backups(self, stop: Stop) -> Result<(), Failure> {
-        let settings = self.config.backup.clone();
+        let settings = self.config.now().backup.clone();
         let every = settings.every.0;
         let dir = settings.dir.clone();
         let mut wait = aside(move || due_in(&dir, every)).await.unwrap_or_default();

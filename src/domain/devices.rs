@@ -96,7 +96,7 @@ impl Domain {
     ) -> Result<Device> {
         // Not the head: what is logged and not yet applied may come after a subscription that is made now.
         let registered_at = self.backends.change_log.marks(app).await?.applied;
-        let keep_for = keep_for.unwrap_or_else(|| self.config.devices.keep_for.as_secs());
+        let keep_for = keep_for.unwrap_or_else(|| self.config.now().devices.keep_for.as_secs());
         Ok(Device {
             app: app.clone(),
             id,
@@ -112,7 +112,7 @@ impl Domain {
     }
 
     fn bounded(&self, keep_for: u64) -> u64 {
-        keep_for.min(self.config.devices.keep_for_max.as_secs())
+        keep_for.min(self.config.now().devices.keep_for_max.as_secs())
     }
 
     /// 404 when there is none.

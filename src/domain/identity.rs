@@ -8,7 +8,7 @@ mod cache;
 mod secrets;
 mod sessions;
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use jsonwebtoken::Algorithm;
 use nexxus_storage::{
@@ -32,7 +32,7 @@ use self::{
 };
 use super::{Application, passwords::Passwords};
 use crate::{
-    config::Config,
+    config::Running,
     service::{Failure, Stop},
 };
 
@@ -74,8 +74,7 @@ pub enum Revoked {
 pub struct Identity {
     registry: Arc<dyn Registry>,
     secrets: Secrets,
-    token_ttl: Duration,
-    refresh_ttl: Duration,
+    config: Arc<Running>,
     feed: tokio::sync::Mutex<Box<dyn Feed>>,
     cache: Mutex<Cache>,
     revocations: broadcast::Sender<Revoked>,
@@ -88,14 +87,13 @@ const KINDS: [Kind; 4] = [Kind::Application, Kind::User, Kind::Device, Kind::Ses
 impl Identity {
     /// Takes the secrets from the configuration or the registry; makes them at the first start. The admin token is also written
     /// to `admin_token` in the data directory, for the command line on the same machine.
-    pub async fn open(registry: Arc<dyn Registry>, config: &Config) -> Result<Arc<Self>, Failure> {
-        let secrets = Secrets::open(&*registry, config).await?;
+    pub async fn open(registry: Arc<dyn Registry>, config: Arc<Running>) -> Result<Arc<Self>, Failure> {
+        let secrets = Secrets::open(&*registry, &config.now()).await?;
         let feed = tokio::sync::Mutex::new(registry.feed(&KINDS).await?);
         Ok(Arc::new(Self {
             registry,
             secrets,
-            token_ttl: config.auth.token_ttl.into(),
-            refresh_ttl: config.auth.refresh_ttl.into(),
+            config,
             feed,
             cache: Mutex::default(),
             revocations: broadcast::channel(REVOCATIONS).0,

@@ -28,13 +28,13 @@ use nexxus_storage::Backends;
 pub use catalog::{Application, Catalog};
 pub use identity::{Identified, Identity};
 
-use crate::{config::Config, messages::Routes, service::Readiness};
+use crate::{config::Running, messages::Routes, service::Readiness};
 
 /// Everything that a service needs, opened. Cheap to clone.
 #[derive(Clone)]
 pub struct Domain {
-    /// The settings.
-    pub config: Arc<Config>,
+    /// The settings; some change while it runs.
+    pub config: Arc<Running>,
     /// The engines, behind their traits.
     pub backends: Backends,
     /// The applications.

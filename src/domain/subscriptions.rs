@@ -231,9 +231,9 @@ impl Domain {
     }
 
     async fn refuse_one_too_many(&self, app: &Application, device: &DeviceId) -> Result<(), Problem> {
-        let limits = &self.config.limits;
-        let most = limits.subscriptions_per_device;
-        if !limits.enabled {
+        let config = self.config.now();
+        let most = config.limits.subscriptions_per_device;
+        if !config.limits.enabled {
             return Ok(());
         }
         let prefix = format!("{device}/");

@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 use super::{Application, Catalog, Domain, Identified, Identity, users::Login, users::NewUser};
 use crate::{
-    config::{Config, Sources},
+    config::{Config, Running, Sources},
     messages::{Routes, route::Route},
     service::Readiness,
 };
@@ -35,11 +35,11 @@ impl Ground {
             flag("limits.subscriptions_per_device", "3"),
         ];
         let sources = Sources { file: None, environment: Vec::new(), flags };
-        let (config, _) = Config::load(&sources).expect("a configuration");
-        let config = Arc::new(config);
-        let backends = nexxus_storage::open(config.storage()).await.expect("backends");
+        let (config, layers) = Config::load(&sources).expect("a configuration");
+        let config = Arc::new(Running::begin(config, layers));
+        let backends = nexxus_storage::open(config.now().storage()).await.expect("backends");
         let catalog = Catalog::open(backends.registry.clone()).await.expect("a catalog");
-        let identity = Identity::open(backends.registry.clone(), &config).await.expect("an identity");
+        let identity = Identity::open(backends.registry.clone(), config.clone()).await.expect("an identity");
         let routes = Routes { writer: Route::new("writer", 1), transport_manager: Route::new("transport-manager", 1) };
         let domain = Domain {
             config,

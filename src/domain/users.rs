@@ -239,7 +239,7 @@ impl Domain {
     async fn make_room_for_device(&self, app: &AppId, user: &UserId) -> Result<(), Problem> {
         let (registry, prefix) = (&self.backends.registry, format!("{user}/"));
         let n_devices = registry.list(Kind::UserDevice, Some(app), &prefix, None, MOST_DEVICES).await?.len();
-        if n_devices < MOST_DEVICES || !self.config.limits.enabled {
+        if n_devices < MOST_DEVICES || !self.config.now().limits.enabled {
             return Ok(());
         }
         let mut oldest: Option<(Option<Timestamp>, DeviceId)> = None;

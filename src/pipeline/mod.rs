@@ -30,7 +30,7 @@ pub fn run_writer(domain: &Domain, services: &mut Services) {
     for queue in domain.routes.writer.queues() {
         let (queues, domain) = (domain.backends.queues.clone(), domain.clone());
         services.spawn("writer", queue.clone(), move |stop| async move {
-            let prefetch = domain.config.workers.writer.prefetch;
+            let prefetch = domain.config.now().workers.writer.prefetch;
             let writer = Writer::new(domain.clone(), queue.clone());
             let input = Input { stage: WRITER, queue, durability: Durability::Durable, prefetch };
             runner::run(queues, input, writer, stop).await
@@ -52,7 +52,7 @@ pub async fn run_transport_manager(domain: &Domain, services: &mut Services) -> 
                 () = stop.cancelled() => return Ok(()),
             };
             drop(loading);
-            let prefetch = domain.config.workers.transport_manager.prefetch;
+            let prefetch = domain.config.now().workers.transport_manager.prefetch;
             let input = Input { stage: TRANSPORT_MANAGER, queue, durability: Durability::FromLog, prefetch };
             runner::run(queues, input, worker, stop).await
         });

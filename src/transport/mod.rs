@@ -33,7 +33,7 @@ pub async fn run_websocket(domain: &Domain, services: &mut Services) -> Result<A
     let (queues, receiver, domain) = (domain.backends.queues.clone(), hub.clone(), domain.clone());
     queues.declare(&queue, Durability::Transient).await?;
     services.spawn("transport", queue.clone(), move |stop| async move {
-        let prefetch = domain.config.workers.websocket.prefetch;
+        let prefetch = domain.config.now().workers.websocket.prefetch;
         let input = Input { stage: WEBSOCKET, queue: queue.clone(), durability: Durability::Transient, prefetch };
         let outcome = runner::run(queues.clone(), input, hub::Receiver::new(receiver), stop).await;
         queues.delete(&queue).await?;

@@ -150,7 +150,7 @@ impl Session {
             identified.caller.user.clone(),
             identified.session.clone(),
             Offset::default(),
-            domain.config.limits.connection_buffer_bytes.bytes(),
+            domain.config.now().limits.connection_buffer_bytes.bytes(),
         );
         hub.rooms.attach(&app, &connection);
         let leaving = Leaving { hub: hub.clone(), app: app.clone(), connection: connection.clone() };

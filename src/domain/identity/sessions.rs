@@ -80,7 +80,7 @@ impl Identity {
             expires_at: now,
         };
         let refresh_token = format!("{device}/{}/{}", session.id, random_text());
-        self.renewed(session, refresh_token, ttl.unwrap_or(self.token_ttl.as_secs()))
+        self.renewed(session, refresh_token, ttl.unwrap_or(self.config.now().auth.token_ttl.as_secs()))
     }
 
     /// The session with this refresh token, and a token of it.
@@ -90,7 +90,7 @@ impl Identity {
             refresh_hash: hash_of(&refresh_token),
             previous_hash: Some(session.refresh_hash).filter(|hash| !hash.is_empty()),
             refreshed_at: Timestamp::now(),
-            expires_at: expires_at.max(in_seconds(self.refresh_ttl.as_secs())?),
+            expires_at: expires_at.max(in_seconds(self.config.now().auth.refresh_ttl.as_secs())?),
             ..session
         };
         let token = self.token_of(&session, expires_at)?;
@@ -140,7 +140,7 @@ impl Identity {
                 Shown::Nonsense => return Err(not_valid()),
             }
             let next = self.next_refresh_token(&session, refresh_token);
-            let issued = self.renewed(session, next, self.token_ttl.as_secs())?;
+            let issued = self.renewed(session, next, self.config.now().auth.token_ttl.as_secs())?;
             match self.registry.put(&issued.session, Expect::Revision(revision)).await {
                 Ok(()) => return Ok((issued, user)),
                 // Another refresh with the same token came first: then it was just spent.
@@ -154,7 +154,7 @@ impl Identity {
     /// The answer to the last refresh once more, with a token of its own.
     fn again(&self, session: Session, spent: &str) -> Result<Issued, Problem> {
         let refresh_token = self.next_refresh_token(&session, spent);
-        let expires_at = in_seconds(self.token_ttl.as_secs())?;
+        let expires_at = in_seconds(self.config.now().auth.token_ttl.as_secs())?;
         let token = self.token_of(&session, expires_at)?;
         Ok(Issued { token, expires_at, refresh_token, session })
     }

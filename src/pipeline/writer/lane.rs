@@ -215,7 +215,7 @@ impl Lane {
             application,
             caller: &command.body.caller,
             now: self.now(),
-            document_bytes: self.domain.config.limits.document_bytes.bytes(),
+            document_bytes: self.domain.config.now().limits.document_bytes.bytes(),
         };
         let decision = match &command.body.intent {
             Intent::Create { model, id, owner, fields, .. } => {

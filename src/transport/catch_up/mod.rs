@@ -49,7 +49,7 @@ struct Platform {
 
 impl CatchUp {
     pub fn new(domain: Domain, rooms: Arc<Rooms>) -> Arc<Self> {
-        let pace = Pace::new(domain.config.limits.replay_share.of_one());
+        let pace = Pace::new(domain.config.now().limits.replay_share.of_one());
         Arc::new(Self { domain, rooms, platforms: Mutex::default(), pace })
     }
 
