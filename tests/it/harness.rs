@@ -2,7 +2,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
 };
 
@@ -20,7 +20,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) struct Server {
     child: Child,
     dir: PathBuf,
-    _owned_dir: Option<TempDir>,
+    owned_dir: Option<TempDir>,
     environment: Vec<(String, String)>,
     pub(crate) url: String,
     pub(crate) admin_token: String,
@@ -37,14 +37,14 @@ impl Server {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().to_owned();
         let mut server = Self::start_in(&path, settings).await;
-        server._owned_dir = Some(dir);
+        server.owned_dir = Some(dir);
         server
     }
 
     pub(crate) async fn start_in(dir: &Path, settings: &[(&str, &str)]) -> Self {
         let environment = environment(settings);
         let (child, url, admin_token) = launch(dir, &environment).await;
-        Self { child, dir: dir.to_owned(), _owned_dir: None, environment, url, admin_token, client: http_client() }
+        Self { child, dir: dir.to_owned(), owned_dir: None, environment, url, admin_token, client: http_client() }
     }
 
     /// Kills the process as a crash would, at once.
@@ -79,7 +79,26 @@ impl Server {
 
     /// Starts it again on the same data.
     pub(crate) async fn restart(&mut self) {
-        (self.child, self.url, self.admin_token) = launch(&self.dir, &self.environment).await;
+        assert!(self.restart_unless_it_ends().await, "the server ended: {}", log_of(&self.dir));
+    }
+
+    /// Starts it again; false when it ends before it is ready.
+    pub(crate) async fn restart_unless_it_ends(&mut self) -> bool {
+        let Ok(started) = try_launch(&self.dir, &self.environment).await else { return false };
+        (self.child, self.url, self.admin_token) = started;
+        true
+    }
+
+    /// What fails, panics or dies from the next start on (`nexxus_storage::failpoint`).
+    #[cfg(feature = "failpoints")]
+    pub(crate) fn failpoints(&mut self, places: &str) {
+        self.environment.retain(|(name, _)| name != "FAILPOINTS");
+        self.environment.push(("FAILPOINTS".to_owned(), places.to_owned()));
+    }
+
+    /// Whether it has ended, and with which code.
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("waited for")
     }
 
     /// Its data directory.
@@ -122,6 +141,11 @@ impl Drop for Server {
         // It may have ended already.
         let _gone = self.child.kill();
         let _gone = self.child.wait();
+        if std::thread::panicking()
+            && let Some(dir) = self.owned_dir.take()
+        {
+            eprintln!("the data of the server is kept in {}", dir.keep().display());
+        }
     }
 }
 
@@ -144,6 +168,13 @@ pub(crate) fn http_client() -> reqwest::Client {
 }
 
 async fn launch(dir: &Path, environment: &[(String, String)]) -> (Child, String, String) {
+    try_launch(dir, environment)
+        .await
+        .unwrap_or_else(|status| panic!("the server ended with {status}: {}", log_of(dir)))
+}
+
+/// An error when the server ends before it is ready.
+async fn try_launch(dir: &Path, environment: &[(String, String)]) -> Result<(Child, String, String), ExitStatus> {
     let addresses = dir.join("server.json");
     let _gone = std::fs::remove_file(&addresses);
     let mut command = Command::new(env!("CARGO_BIN_EXE_nexxus"));
@@ -160,10 +191,10 @@ async fn launch(dir: &Path, environment: &[(String, String)]) -> (Child, String,
     let deadline = Instant::now() + PATIENCE;
     loop {
         if let Some(status) = child.try_wait().expect("waited for") {
-            panic!("the server ended with {status}: {}", log_of(dir));
+            return Err(status);
         }
         if let Some(found) = ready(dir, &addresses).await {
-            return (child, found.0, found.1);
+            return Ok((child, found.0, found.1));
         }
         assert!(Instant::now() < deadline, "the server is not ready: {}", log_of(dir));
         tokio::time::sleep(Duration::from_millis(5)).await;

@@ -7,6 +7,8 @@ mod applications;
 mod backups;
 mod bad_input;
 mod command_line;
+#[cfg(feature = "failpoints")]
+mod dead_letters;
 mod devices;
 mod doctor;
 mod first_minute;
@@ -14,6 +16,7 @@ mod full_disk;
 mod queries;
 mod real_tables;
 mod rules;
+mod stopping;
 mod subscribing;
 mod subscriptions;
 mod tables;

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use crate::harness::{Server, signal};
 
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Fault {
     /// `kill -9`, and a start on the same directory.
     Kill,
@@ -15,6 +15,9 @@ pub(crate) enum Fault {
     Stop,
     /// SIGSTOP, and SIGCONT.
     Freeze,
+    /// It dies by itself where the failpoints say.
+    #[cfg(feature = "failpoints")]
+    Crash(String),
 }
 
 /// For each three kills a stop and a freeze, at least one of each.
@@ -37,17 +40,17 @@ pub(crate) async fn strike(
     let mut starts = Vec::new();
     for fault in faults {
         pause(chance, 300..1_600).await;
-        if *fault == Fault::Freeze {
-            signal(server.pid(), "STOP");
-            pause(chance, 100..1_500).await;
-            signal(server.pid(), "CONT");
-            continue;
-        }
-        if *fault == Fault::Kill {
-            server.kill();
-        } else {
-            let code = server.stop();
-            assert_eq!(code, Some(0), "a stop under load");
+        match fault {
+            Fault::Freeze => {
+                signal(server.pid(), "STOP");
+                pause(chance, 100..1_500).await;
+                signal(server.pid(), "CONT");
+                continue;
+            }
+            Fault::Kill => server.kill(),
+            Fault::Stop => assert_eq!(server.stop(), Some(0), "a stop under load"),
+            #[cfg(feature = "failpoints")]
+            Fault::Crash(places) => crash(server, place, places).await,
         }
         place.send_replace(None);
         pause(chance, 0..300).await;
@@ -55,6 +58,25 @@ pub(crate) async fn strike(
     }
     pause(chance, 300..1_600).await;
     starts
+}
+
+/// Starts the server so that it dies in the middle of its work, and waits until it has.
+#[cfg(feature = "failpoints")]
+async fn crash(server: &mut Server, place: &watch::Sender<Option<String>>, places: &str) {
+    assert_eq!(server.stop(), Some(0), "a stop under load");
+    place.send_replace(None);
+    server.failpoints(places);
+    if server.restart_unless_it_ends().await {
+        place.send_replace(Some(server.url.clone()));
+        let give_up = Instant::now() + crate::harness::PATIENCE;
+        while server.ended().is_none() {
+            assert!(Instant::now() < give_up, "nothing comes to {places}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+    let status = server.ended().expect("it has ended");
+    assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(6), "{places}: it ended with {status}");
+    server.failpoints("");
 }
 
 pub(crate) async fn start_again(server: &mut Server, place: &watch::Sender<Option<String>>) -> Duration {

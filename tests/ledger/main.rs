@@ -8,6 +8,8 @@
 //! prints makes the same writes and the same faults again: `NEXXUS_LEDGER_SEED=…` (what happens at once happens in another order).
 
 mod check;
+#[cfg(feature = "failpoints")]
+mod crash_points;
 mod evidence;
 mod faults;
 #[path = "../it/harness.rs"]
@@ -33,6 +35,7 @@ use tokio::{sync::watch, task::JoinHandle};
 
 use crate::{
     evidence::{Evidence, Fate, Key, Listener, Op, Said, Who, Write},
+    faults::Fault,
     harness::Server,
     listeners::LAST,
     model::{END, NOTE, TASK},
@@ -59,45 +62,22 @@ fn asked_for<T: std::str::FromStr>(variable: &str) -> Option<T> {
     Some(text.parse().unwrap_or_else(|_| panic!("{variable}={text} is no number")))
 }
 
+fn seed() -> u64 {
+    asked_for("NEXXUS_LEDGER_SEED").unwrap_or_else(rand::random)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn nothing_is_lost_reordered_doubled_or_leaked() {
-    let n_kills = asked_for("NEXXUS_LEDGER_KILLS").unwrap_or(USUAL_KILLS);
-    let seed: u64 = asked_for("NEXXUS_LEDGER_SEED").unwrap_or_else(rand::random);
+    let (seed, n_kills) = (seed(), asked_for("NEXXUS_LEDGER_KILLS").unwrap_or(USUAL_KILLS));
     println!("NEXXUS_LEDGER_SEED={seed} NEXXUS_LEDGER_KILLS={n_kills}");
     let mut server = Server::start_with(&SETTINGS).await;
     let mut n_left = n_kills;
     for round in 0.. {
         let n_kills = n_left.min(KILLS_OF_A_ROUND);
         n_left -= n_kills;
-        let all = play(&mut server, seed, round, n_kills).await;
-        for evidence in &all {
-            let findings = check::check(evidence);
-            println!(
-                "round {round}, {}: {n_kills} kills in {:.1?}; {} writes, {} entries ({} rejected, {} settled by looking), \
-                 {} reads; {} frames to {} devices on {} connections; {} faults",
-                evidence.app,
-                evidence.lasted,
-                evidence.writes.len(),
-                findings.n_entries,
-                findings.n_rejected,
-                findings.n_settled_by_looking,
-                evidence.reads.len(),
-                findings.n_frames,
-                evidence.listeners.len(),
-                evidence.listeners.iter().map(|listener| listener.connections.len()).sum::<usize>(),
-                findings.faults.len(),
-            );
-            if !findings.faults.is_empty() {
-                let first: Vec<_> =
-                    findings.faults.iter().take(8).map(|fault| fault.replace("xxxxxxxxxx", "")).collect();
-                panic!(
-                    "NEXXUS_LEDGER_SEED={seed} NEXXUS_LEDGER_KILLS={n_kills}, round {round}, {}: {} faults\n{}",
-                    evidence.app,
-                    findings.faults.len(),
-                    first.join("\n\n")
-                );
-            }
-        }
+        let faults = faults::plan(n_kills, &mut chance_of(seed, round));
+        let all = play(&mut server, seed, round, &faults).await;
+        all.iter().for_each(|evidence| judge(evidence, seed, round));
         if round == 0 {
             // The checker of this very evidence sees what is done to it.
             all.iter().for_each(|evidence| mutations::are_seen(evidence, &mut StdRng::seed_from_u64(seed)));
@@ -108,19 +88,51 @@ async fn nothing_is_lost_reordered_doubled_or_leaked() {
     }
 }
 
+fn chance_of(seed: u64, round: u64) -> StdRng {
+    StdRng::seed_from_u64(seed ^ (round << 32))
+}
+
+/// Lets the checker look at an evidence; fails with what it finds.
+fn judge(evidence: &Evidence, seed: u64, round: u64) {
+    let findings = check::check(evidence);
+    println!(
+        "round {round}, {}: {:.1?}; {} writes, {} entries ({} rejected, {} settled by looking), {} reads; {} frames to {} devices on \
+         {} connections; {} faults",
+        evidence.app,
+        evidence.lasted,
+        evidence.writes.len(),
+        findings.n_entries,
+        findings.n_rejected,
+        findings.n_settled_by_looking,
+        evidence.reads.len(),
+        findings.n_frames,
+        evidence.listeners.len(),
+        evidence.listeners.iter().map(|listener| listener.connections.len()).sum::<usize>(),
+        findings.faults.len(),
+    );
+    let first: Vec<_> = findings.faults.iter().take(8).map(|fault| fault.replace("xxxxxxxxxx", "")).collect();
+    assert!(
+        first.is_empty(),
+        "NEXXUS_LEDGER_SEED={seed}, round {round}, {}: {} faults\n{}",
+        evidence.app,
+        findings.faults.len(),
+        first.join("\n\n")
+    );
+}
+
 /// One round: two applications at once on one server, whatever happens to it.
-async fn play(server: &mut Server, seed: u64, round: u64, n_kills: usize) -> Vec<Evidence> {
+async fn play(server: &mut Server, seed: u64, round: u64, faults: &[Fault]) -> Vec<Evidence> {
     let began = Instant::now();
-    let mut chance = StdRng::seed_from_u64(seed ^ (round << 32));
+    let mut chance = chance_of(seed, round + 1_000);
     let (place, here) = watch::channel(Some(server.url.clone()));
     let mut running = Vec::new();
     for name in ["left", "right"] {
         let scene = Scene::set(server, &format!("{name}-{round}"), here.clone(), chance.random()).await;
         running.push(Running::begin(scene).await);
     }
-    let starts = faults::strike(server, &place, &faults::plan(n_kills, &mut chance), &mut chance).await;
+    let starts = faults::strike(server, &place, faults, &mut chance).await;
     let longest = starts.iter().max().copied().unwrap_or_default();
-    println!("round {round}: {} starts, the longest took {longest:.1?}", starts.len());
+    println!("round {round}: {} faults, {} starts, the longest took {longest:.1?}", faults.len(), starts.len());
     let mut over = Vec::new();
     for running in running {
         over.push(running.end().await);
