@@ -77,6 +77,9 @@ struct Buffer {
     attached_at: Offset,
     /// A scan of the log has it: it gets frames without asking.
     rides: bool,
+    /// The first entry that the scan had and it did not take: it was kept in `ahead`. Should it have to read the log instead, that is
+    /// where it goes on.
+    skipped: Option<Offset>,
     /// What the session takes next, in order.
     pending: Vec<Bytes>,
     /// Live frames above the stretch that is still read.
@@ -101,6 +104,7 @@ impl Buffer {
     fn go_live(&mut self, above: Offset) {
         self.mode = Mode::Live { above };
         self.rides = false;
+        self.skipped = None;
         if !self.ahead.is_empty() {
             self.pending.append(&mut self.ahead);
             self.last_pending = self.last_ahead;
@@ -148,6 +152,7 @@ impl Connection {
             read: from,
             attached_at: from,
             rides: false,
+            skipped: None,
             pending: Vec::new(),
             ahead: Vec::new(),
             bytes: 0,
@@ -250,7 +255,11 @@ impl Connection {
             Mode::Joining { upto } => offset > upto,
             Mode::Reading => false,
         };
-        if !buffer.rides || buffer.gone || is_above || offset <= buffer.read || buffer.close.is_some() {
+        if is_above && buffer.rides && buffer.mode != Mode::Reading {
+            buffer.skipped.get_or_insert(offset);
+        }
+        let is_taken = offset <= buffer.read || offset <= buffer.last_pending || buffer.skipped.is_some();
+        if !buffer.rides || buffer.gone || is_above || is_taken || buffer.close.is_some() {
             return;
         }
         buffer.push(offset, frame);
@@ -261,16 +270,27 @@ impl Connection {
     /// The scan has given everything up to here. Gives whether the connection rides on.
     pub fn read_to(&self, position: Offset) -> bool {
         let mut buffer = self.buffer.lock();
-        buffer.read = buffer.read.max(position);
         match buffer.mode {
             Mode::Joining { upto } if position >= upto => {
+                buffer.read = buffer.read.max(position);
                 buffer.go_live(upto);
+                drop(buffer);
+                self.wake.notify_one();
+                return false;
+            }
+            // What it skipped was dropped since: the scan is past it, so it has to board again.
+            Mode::Reading if buffer.skipped.is_some() => {
+                let skipped = buffer.skipped.take().unwrap_or_default();
+                let before = Offset::new(skipped.epoch, skipped.position.saturating_sub(1));
+                buffer.read = buffer.read.max(before);
+                buffer.rides = false;
                 drop(buffer);
                 self.wake.notify_one();
                 return false;
             }
             _ => {}
         }
+        buffer.read = buffer.read.max(position);
         buffer.rides && !buffer.gone && buffer.close.is_none()
     }
 
@@ -278,6 +298,7 @@ impl Connection {
     pub fn leap(&self, position: Offset, frame: Option<&Bytes>) {
         let mut buffer = self.buffer.lock();
         buffer.read_on();
+        buffer.skipped = None;
         buffer.read = position;
         if let Some(frame) = frame {
             buffer.push(position, frame);
@@ -290,6 +311,7 @@ impl Connection {
     pub fn leave(&self) {
         let mut buffer = self.buffer.lock();
         buffer.rides = false;
+        buffer.skipped = None;
         if matches!(buffer.mode, Mode::Joining { .. }) {
             buffer.read_on();
         }
@@ -509,6 +531,27 @@ mod tests {
             assert_eq!(connection.next(), Next::Nothing);
             replay(&connection, 9, "again");
             assert_eq!(connection.next(), frames(&["again"]));
+        }
+    }
+
+    /// The scan was past what was kept when that had to be dropped: it must not count as read.
+    #[test]
+    fn one_that_joins_reads_again_what_it_skipped_and_had_to_drop() {
+        for is_overflow in [true, false] {
+            let connection = connection(10);
+            connection.ride();
+            connection.join(at(6), at(8));
+            offer(&connection, 9, "123456");
+            replay(&connection, 8, "8");
+            replay(&connection, 9, "kept");
+            match is_overflow {
+                true => offer(&connection, 10, "123456"),
+                false => connection.fall_back(at(9)),
+            }
+            replay(&connection, 10, "ten, too early");
+            assert!(!connection.read_to(at(10)), "it has to board again");
+            assert_eq!(connection.next(), frames(&["8"]));
+            reads_from(&connection, 8);
         }
     }
 
