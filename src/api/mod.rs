@@ -22,6 +22,7 @@ mod model;
 mod operations;
 mod queues;
 mod subscription;
+mod transfer;
 mod user;
 
 use std::{ops::Deref, sync::Arc};
@@ -85,6 +86,8 @@ pub fn router(domain: Domain) -> Router {
         .route("/admin/devices/{id}", get(admin::show_device).delete(admin::remove_device))
         .route("/admin/devices/{id}/disconnect", post(admin::disconnect_device))
         .route("/admin/backup", post(backup::take))
+        .route("/admin/export/{kind}", get(transfer::export))
+        .route("/admin/import", post(transfer::import))
         .route("/admin/queues", get(queues::list))
         .route("/admin/queues/{queue}/dead", get(queues::dead))
         .route("/admin/queues/{queue}/dead/retry", post(queues::retry))

@@ -41,19 +41,9 @@ impl Api {
         let is_create = matches!(intent, Intent::Create { .. });
         self.domain.backends.admit(if is_create { Demand::Growth } else { Demand::Record })?;
         let app = asker.app();
-        let change = ChangeId::generate();
         let document = document_of(&intent);
-        let command = Command { app: app.clone(), caller: asker.caller().clone(), intent };
-        let message = Message {
-            id: change,
-            app: Some(app.clone()),
-            offset: None,
-            time: Timestamp::now(),
-            trace: asker.trace.clone(),
-            dead: None,
-            durable: true,
-            payload: Payload::new(Arc::new(command)),
-        };
+        let message = command(asker, intent);
+        let change = message.id;
         let queue = self.domain.routes.writer.queue_of(app);
         let published = self.domain.backends.queues.publish(&queue, vec![message]).await;
         let outcome = published.map(|()| change).map_err(|error| not_published(error, change));
@@ -63,6 +53,23 @@ impl Api {
             self.note_write(app, document, change);
         }
         outcome
+    }
+
+    /// Publishes commands in order, all or none; returns when they are durable.
+    pub(super) async fn publish_all(&self, asker: &Asker, intents: Vec<Intent>) -> Result<Vec<ChangeId>, Problem> {
+        let app = asker.app();
+        let noted: Vec<_> = intents.iter().map(document_of).collect();
+        let messages: Vec<_> = intents.into_iter().map(|intent| command(asker, intent)).collect();
+        let changes: Vec<_> = messages.iter().map(|message| message.id).collect();
+        let Some(last) = changes.last() else { return Ok(changes) };
+        let published = self.domain.backends.queues.publish(&self.domain.routes.writer.queue_of(app), messages).await;
+        published.map_err(|error| not_published(error, *last))?;
+        for (document, change) in noted.into_iter().zip(&changes) {
+            if let Some(document) = document {
+                self.note_write(app, document, *change);
+            }
+        }
+        Ok(changes)
     }
 
     /// Publishes a command and waits until it is carried out: its entry in the log, none when that takes longer than anybody
@@ -222,6 +229,22 @@ impl Api {
     }
 }
 
+/// A command as a message to the writer, under a new change id.
+fn command(asker: &Asker, intent: Intent) -> Message {
+    let app = asker.app();
+    let command = Command { app: app.clone(), caller: asker.caller().clone(), intent };
+    Message {
+        id: ChangeId::generate(),
+        app: Some(app.clone()),
+        offset: None,
+        time: Timestamp::now(),
+        trace: asker.trace.clone(),
+        dead: None,
+        durable: true,
+        payload: Payload::new(Arc::new(command)),
+    }
+}
+
 /// Whether an id may be one that was given to another document moments ago, which is noted nowhere until it is applied.
 fn was_just_given(id: &DocumentId) -> bool {
     const MOMENTS_MS: u64 = 10 * 60 * 1000;
@@ -245,6 +268,7 @@ fn document_of(intent: &Intent) -> Option<Subject> {
         Intent::Create { model, id, chosen: true, .. }
         | Intent::Patch { model, id, .. }
         | Intent::Delete { model, id, .. } => (model, id),
+        Intent::Import { document, .. } => (&document.model, &document.id),
         _ => return None,
     };
     Some(Subject { model: model.clone(), id: id.clone() })

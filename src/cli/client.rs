@@ -140,6 +140,11 @@ impl Client {
         Self { app: Some(app.to_owned()), ..self }
     }
 
+    /// The application, where one is named.
+    pub(super) fn named_app(&self) -> Option<&str> {
+        self.app.as_deref()
+    }
+
     /// The application; a usage error when none is named.
     pub(super) fn app(&self) -> Result<&str, Exit> {
         self.app.as_deref().ok_or_else(|| Exit::Usage("which application? say --app ID (or NEXXUS_APP)".to_owned()))

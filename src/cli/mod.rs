@@ -14,6 +14,7 @@ mod queues;
 mod serve;
 mod settings;
 mod tail;
+mod transfer;
 mod users;
 
 use std::process::ExitCode;
@@ -48,6 +49,8 @@ enum Command {
     Backup(backup::Backup),
     Restore(backup::Restore),
     Doctor(doctor::Doctor),
+    Export(transfer::Export),
+    Import(transfer::Import),
     Config(settings::Settings),
     Completions(completions::Completions),
 }
@@ -88,6 +91,8 @@ pub fn main() -> ExitCode {
         Command::Backup(backup) => client::run(backup.run()),
         Command::Restore(restore) => restore.run(),
         Command::Doctor(doctor) => doctor.run(),
+        Command::Export(export) => client::run(export.run()),
+        Command::Import(import) => client::run(import.run()),
         Command::Config(settings) => settings.run(),
         Command::Completions(completions) => completions.run(),
     };
@@ -143,6 +148,10 @@ mod tests {
             "backup nexxus.backup --json",
             "backup nexxus.backup --url http://localhost:3000 --token t",
             "restore nexxus.backup --data d",
+            "export all.jsonl",
+            "export --app tasks tasks.jsonl.zst --json",
+            "import all.jsonl",
+            "import tasks.jsonl.zst --notify",
             "restore nexxus.backup --config f --json",
             "doctor --data d",
             "doctor --repair --json --config f",
@@ -171,6 +180,8 @@ mod tests {
             "queue dead drop writer 1 --all",
             "backup",
             "restore --data d",
+            "export",
+            "import --notify",
             "completions dos",
         ] {
             let words = std::iter::once("nexxus").chain(line.split(' ').filter(|word| !word.is_empty()));

@@ -6,7 +6,7 @@ use nexxus_storage::{
     documents::Stored,
     model::{
         Caller, Document, DocumentId, Event, FieldError, Model, ModelName, PatchSet, Problem, Timestamp, UserId,
-        change::Subject, problem::ProblemKind, rules::Action,
+        change::Subject, patch, problem::ProblemKind, rules::Action,
     },
 };
 use serde_json::{Map, Value};
@@ -113,6 +113,32 @@ impl Judge<'_> {
         let before = self.meet(subject, expected, stored)?;
         self.allow(Action::Delete, before)?;
         Ok(Event::Deleted { document: before.clone(), version: before.version + 1 })
+    }
+
+    /// Puts a document as it was elsewhere, with its version and times. What is stored with that version or a later one stays, a delete
+    /// too: so twice is once, and an import never takes back what was done since.
+    pub fn import(&self, document: &Document, notify: bool, stored: Option<&Stored>) -> Result<Event, Problem> {
+        let definition = self.model(&document.model)?;
+        let known = match stored {
+            Some(Stored::Live(stored)) => stored.version,
+            Some(Stored::Deleted { version }) => *version,
+            None => 0,
+        };
+        if known >= document.version {
+            let subject = Subject { model: document.model.clone(), id: document.id.clone() };
+            return Ok(Event::Unchanged { document: Some(subject) });
+        }
+        definition.check(&document.fields).map_err(invalid)?;
+        self.fits(document)?;
+        let document = document.clone();
+        Ok(match stored {
+            _ if !notify => Event::Imported { document },
+            Some(Stored::Live(stored)) => {
+                let (patches, before) = patch::between(stored, &document);
+                Event::Updated { document, before, patches }
+            }
+            _ => Event::Created { document },
+        })
     }
 
     /// The definition of a model; 404 when there is none.

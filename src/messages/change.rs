@@ -54,6 +54,7 @@ impl Change {
     fn shown(&self) -> (&'static str, Value) {
         match &self.entry.event {
             Event::Created { document } => ("model_created", json!(document)),
+            Event::Imported { document } => ("model_imported", json!(document)),
             Event::Updated { document, patches, .. } => {
                 let metadata =
                     json!({ "appId": self.app, "id": document.id, "type": document.model, "userId": document.user });

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use nexxus_storage::{
-    model::{AppId, Caller, DocumentId, ModelName, Patch, PatchSet, Timestamp, UserId, change::UserFacts},
+    model::{AppId, Caller, Document, DocumentId, ModelName, Patch, PatchSet, Timestamp, UserId, change::UserFacts},
     queue::Encode,
 };
 use serde::{Deserialize, Serialize};
@@ -58,6 +58,9 @@ pub enum Intent {
         /// The version that it has to meet, where the client named one.
         expected: Option<Expected>,
     },
+    /// Puts a document as it was elsewhere, accepted by its model, with its version and times; what is stored with that version or a
+    /// later one stays. Subscribers are told if they are to be notified.
+    Import { document: Document, notify: bool },
     /// Makes or changes an application: the whole definition (`registry::records::Application`), checked by the API. `forced`
     /// past conflicts with stored documents. `new`: it must not exist yet.
     Define {
@@ -116,6 +119,8 @@ struct Wire {
     forced: bool,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     new: bool,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    notify: bool,
 }
 
 impl Encode for Command {
@@ -132,6 +137,7 @@ impl Encode for Command {
             expected: None,
             forced: false,
             new: false,
+            notify: false,
         };
         match &self.intent {
             Intent::Create { model, id, chosen, owner, fields } => {
@@ -164,6 +170,10 @@ impl Encode for Command {
                 wire.event = "model_deleted".into();
                 wire.expected = *expected;
                 wire.data = json!({ "appId": self.app, "type": model, "id": id });
+            }
+            Intent::Import { document, notify } => {
+                wire.event = "model_imported".into();
+                (wire.data, wire.notify) = (json!(document), *notify);
             }
             Intent::Define { definition, forced, new } => {
                 wire.event = "application_defined".into();
@@ -227,6 +237,7 @@ impl Typed for Command {
                 let named: Named = serde_json::from_value(wire.data)?;
                 Intent::Delete { model: named.r#type, id: named.id, expected: wire.expected }
             }
+            "model_imported" => Intent::Import { document: serde_json::from_value(wire.data)?, notify: wire.notify },
             "application_defined" => Intent::Define { definition: wire.data, forced: wire.forced, new: wire.new },
             "user_changed" => {
                 #[derive(Deserialize)]
@@ -271,6 +282,11 @@ mod tests {
         let expected = Some(Expected { version: 3, created_at: Some(Timestamp::now()) });
         let Value::Object(fields) = json!({ "title": "x", "meta": { "n": 1 } }) else { panic!("no object") };
         let patch = Patch { op: Op::Replace, path: vec!["title".into()], value: vec![json!("y")] };
+        let imported: Document = serde_json::from_value(json!({
+            "id": "d1", "type": "task", "appId": "a", "userId": "u1", "createdAt": "2026-01-01T00:00:00.000Z",
+            "updatedAt": "2026-01-02T00:00:00.000Z", "version": 7, "title": "x",
+        }))
+        .expect("a document");
         for intent in [
             Intent::Create { model: model.clone(), id: id.clone(), chosen: true, owner: Some(user.clone()), fields },
             Intent::Create { model: model.clone(), id: id.clone(), chosen: false, owner: None, fields: Map::new() },
@@ -282,6 +298,8 @@ mod tests {
                 expected: None,
             },
             Intent::Delete { model, id, expected },
+            Intent::Import { document: imported.clone(), notify: true },
+            Intent::Import { document: imported, notify: false },
             Intent::Define { definition: json!({ "id": "a" }), forced: true, new: false },
             Intent::ChangeUser { user: user.clone(), after: None, expected: None },
             Intent::ChangeUser {

@@ -13,6 +13,7 @@ mod devices;
 mod doctor;
 mod first_minute;
 mod full_disk;
+mod moving;
 mod queries;
 mod real_tables;
 mod rules;

@@ -237,3 +237,58 @@ fn a_document_is_measured_as_the_json_that_it_is() {
         assert!(most_bytes(fields) >= bytes, "the quick look never says too few");
     }
 }
+
+mod importing {
+    use nexxus_storage::{model::Offset, registry::records};
+    use serde_json::json;
+
+    use super::super::*;
+
+    fn application() -> Application {
+        let now = Timestamp::now();
+        let definition = json!({
+            "id": "a", "name": "a", "authEnabled": true, "allowMultipleLogin": true, "createdAt": now, "updatedAt": now,
+            "offset": Offset::new(1, 0), "rules": {}, "schema": { "task": { "title": { "type": "string" } } },
+        });
+        let record: records::Application = serde_json::from_value(definition).expect("a definition");
+        Application::compile(record).expect("an application")
+    }
+
+    fn task(version: u64, title: &str) -> Document {
+        let document = json!({
+            "id": "d", "type": "task", "appId": "a", "version": version, "title": title,
+            "createdAt": "2020-01-01T00:00:00.000Z", "updatedAt": "2020-01-02T00:00:00.000Z",
+        });
+        serde_json::from_value(document).expect("a document")
+    }
+
+    #[test]
+    fn an_import_puts_what_is_newer_and_leaves_what_is_not_older() {
+        let application = application();
+        let caller = Caller { admin: true, ..Caller::default() };
+        let judge = Judge { application: &application, caller: &caller, now: Timestamp::now(), document_bytes: 1_000 };
+        let live = |version| Some(Stored::Live(task(version, "old")));
+        for (stored, notify, expected) in [
+            (None, false, "model_imported"),
+            (None, true, "model_created"),
+            (live(2), false, "model_imported"),
+            (live(2), true, "model_updated"),
+            (live(3), true, "unchanged"),
+            (live(9), false, "unchanged"),
+            (Some(Stored::Deleted { version: 2 }), true, "model_created"),
+            (Some(Stored::Deleted { version: 3 }), false, "unchanged"),
+        ] {
+            let event = judge.import(&task(3, "new"), notify, stored.as_ref()).expect("decided");
+            assert_eq!(serde_json::to_value(&event).expect("json")["event"], expected, "{stored:?} {notify}");
+            if let Event::Created { document } | Event::Updated { document, .. } | Event::Imported { document } = event
+            {
+                assert_eq!(document, task(3, "new"), "version and times are kept");
+            }
+        }
+        let too_large = judge.import(&task(1, &"x".repeat(2_000)), false, None).expect_err("refused");
+        assert_eq!(too_large.kind, ProblemKind::TooLarge);
+        let mut unknown = task(1, "x");
+        unknown.fields.insert("nonsense".into(), json!(1));
+        assert_eq!(judge.import(&unknown, false, None).expect_err("refused").kind, ProblemKind::InvalidDocument);
+    }
+}

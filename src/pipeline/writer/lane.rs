@@ -169,7 +169,11 @@ impl Lane {
 
     async fn decide(&mut self, command: &Received<Command>, documents: &mut Documents) -> Result<()> {
         match &command.body.intent {
-            Intent::Create { .. } | Intent::Patch { .. } | Intent::Delete { .. } | Intent::Define { .. }
+            Intent::Create { .. }
+            | Intent::Patch { .. }
+            | Intent::Delete { .. }
+            | Intent::Import { .. }
+            | Intent::Define { .. }
                 if self.is_of_former_life(command) =>
             {
                 let detail = "the application was deleted and made again since";
@@ -196,7 +200,7 @@ impl Lane {
                 self.push(command.id, event);
                 return self.log_and_apply().await;
             }
-            Intent::Create { .. } | Intent::Patch { .. } | Intent::Delete { .. } => {}
+            Intent::Create { .. } | Intent::Patch { .. } | Intent::Delete { .. } | Intent::Import { .. } => {}
         }
         failpoint::reach_about("writer.decide", || {
             subject_of(&command.body.intent).map(|subject| subject.id.to_string()).unwrap_or_default()
@@ -229,6 +233,9 @@ impl Lane {
             Intent::Delete { model, id, expected } => {
                 let subject = Subject { model: model.clone(), id: id.clone() };
                 judge.delete(&subject, *expected, documents.get(model, id))
+            }
+            Intent::Import { document, notify } => {
+                judge.import(document, *notify, documents.get(&document.model, &document.id))
             }
             Intent::Define { .. } | Intent::ChangeUser { .. } | Intent::Barrier => {
                 Err(Problem::new(ProblemKind::Internal, "not about a document"))
@@ -306,6 +313,9 @@ impl Documents {
                 | Intent::Delete { model, id, .. } => {
                     wanted.entry(model.clone()).or_default().insert(id.clone());
                 }
+                Intent::Import { document, .. } => {
+                    wanted.entry(document.model.clone()).or_default().insert(document.id.clone());
+                }
                 _ => {}
             }
         }
@@ -336,7 +346,9 @@ impl Documents {
             return;
         }
         let (document, stored) = match event {
-            Event::Created { document } | Event::Updated { document, .. } => (document, Stored::Live(document.clone())),
+            Event::Created { document } | Event::Updated { document, .. } | Event::Imported { document } => {
+                (document, Stored::Live(document.clone()))
+            }
             Event::Deleted { document, version } => (document, Stored::Deleted { version: *version }),
             _ => return,
         };
@@ -361,6 +373,7 @@ fn subject_of(intent: &Intent) -> Option<Subject> {
         Intent::Create { model, id, .. } | Intent::Patch { model, id, .. } | Intent::Delete { model, id, .. } => {
             Some(Subject { model: model.clone(), id: id.clone() })
         }
+        Intent::Import { document, .. } => Some(Subject { model: document.model.clone(), id: document.id.clone() }),
         Intent::Define { .. } | Intent::ChangeUser { .. } | Intent::Barrier => None,
     }
 }

@@ -123,7 +123,7 @@ impl Lap {
                 }
             }
             Event::Created { .. } | Event::Updated { .. } | Event::Deleted { .. } => self.give_change(entry),
-            Event::Unchanged { .. } | Event::Rejected { device: None, .. } => {}
+            Event::Imported { .. } | Event::Unchanged { .. } | Event::Rejected { device: None, .. } => {}
         }
     }
 

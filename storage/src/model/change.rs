@@ -28,6 +28,9 @@ pub enum Event {
     /// `document` is the last one; `version` counts the delete.
     #[serde(rename = "model_deleted")]
     Deleted { document: Document, version: u64 },
+    /// A document that was put as it was elsewhere, with its version and times, whatever was there: nobody is told.
+    #[serde(rename = "model_imported")]
+    Imported { document: Document },
     /// A command that changed nothing: its change counts as applied, nobody is told.
     Unchanged {
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -88,7 +91,9 @@ impl Entry {
     pub fn weight(&self) -> usize {
         let document = |document: &Document| 256 + fields_weight(&document.fields);
         let event = match &self.event {
-            Event::Created { document: after } | Event::Deleted { document: after, .. } => document(after),
+            Event::Created { document: after }
+            | Event::Imported { document: after }
+            | Event::Deleted { document: after, .. } => document(after),
             Event::Updated { document: after, before, patches } => {
                 let old: usize = before.fields.iter().filter_map(|(_, value)| value.as_ref()).map(weight).sum();
                 let new: usize = patches.iter().flat_map(|patch| &patch.value).map(weight).sum();
@@ -107,7 +112,9 @@ impl Entry {
     /// The document that this entry leaves behind.
     pub fn after(&self) -> Option<&Document> {
         match &self.event {
-            Event::Created { document } | Event::Updated { document, .. } => Some(document),
+            Event::Created { document } | Event::Updated { document, .. } | Event::Imported { document } => {
+                Some(document)
+            }
             _ => None,
         }
     }
@@ -124,9 +131,10 @@ impl Entry {
     /// The model that it is about.
     pub fn model(&self) -> Option<&ModelName> {
         match &self.event {
-            Event::Created { document } | Event::Updated { document, .. } | Event::Deleted { document, .. } => {
-                Some(&document.model)
-            }
+            Event::Created { document }
+            | Event::Updated { document, .. }
+            | Event::Deleted { document, .. }
+            | Event::Imported { document } => Some(&document.model),
             Event::Unchanged { document } | Event::Rejected { document, .. } => {
                 document.as_ref().map(|subject| &subject.model)
             }

@@ -183,7 +183,7 @@ impl Model {
 
     /// Brings fields into the canonical form that [`check`](Self::check) asks for, without defaults. Nulls of fields that the
     /// caller cannot know stay, so that they are refused as unknown.
-    pub(crate) fn canonicalize(&self, fields: &mut Map<String, Value>, privileged: bool) {
+    pub fn canonicalize(&self, fields: &mut Map<String, Value>, privileged: bool) {
         canonical::fields(fields, &self.fields, privileged);
     }
 

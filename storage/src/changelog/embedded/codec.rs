@@ -5,6 +5,7 @@
 //! body of 1 created   document
 //!         2 updated   updatedAt before: i64 | owner before | old values: json | patches: json | document
 //!         3 deleted   version: u64 | document
+//!         4 imported  document
 //!         0 others    the event: json
 //! document            model | id | owner | createdAt: i64 | updatedAt: i64 | version: u64 | fields: json
 //! ```
@@ -29,6 +30,7 @@ const OTHER: u8 = 0;
 const CREATED: u8 = 1;
 const UPDATED: u8 = 2;
 const DELETED: u8 = 3;
+const IMPORTED: u8 = 4;
 
 /// What indexes need to know of an entry; read without its body.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,7 +51,7 @@ pub fn encode(app: &AppId, entry: &Entry) -> Result<Vec<u8>> {
     out.bytes.extend(entry.change_id.0.to_bytes());
     out.time(entry.time);
     match &entry.event {
-        Event::Created { document } => out.document(app, document)?,
+        Event::Created { document } | Event::Imported { document } => out.document(app, document)?,
         Event::Updated { document, before, patches } => {
             out.time(before.updated_at);
             out.name(before.user.as_ref().map_or("", UserId::as_str))?;
@@ -85,6 +87,7 @@ pub fn decode(payload: &[u8], sequence: u64) -> Result<(AppId, LogEntry)> {
             let version = input.u64()?;
             Event::Deleted { document: input.document(&app)?, version }
         }
+        IMPORTED => Event::Imported { document: input.document(&app)? },
         OTHER => input.json()?,
         other => return Err(input.corrupt(format!("event {other} is not known to this build"))),
     };
@@ -103,6 +106,7 @@ fn event_code(event: &Event) -> u8 {
         Event::Created { .. } => CREATED,
         Event::Updated { .. } => UPDATED,
         Event::Deleted { .. } => DELETED,
+        Event::Imported { .. } => IMPORTED,
         Event::Unchanged { .. } | Event::Rejected { .. } | Event::Defined { .. } | Event::UserChanged { .. } => OTHER,
     }
 }
@@ -208,6 +212,7 @@ mod tests {
             },
             Event::Defined { definition: json!({ "id": "a1" }), before: None },
             Event::UserChanged { user: "u1".parse().expect("an id"), before: None, after: Some(facts) },
+            Event::Imported { document: document(Some("u1"), json!({ "title": "x" })) },
         ]
     }
 

@@ -48,7 +48,9 @@ impl Overlaid {
 
     pub(super) fn stored(&self) -> Option<Stored> {
         match &self.entry.event {
-            Event::Created { document } | Event::Updated { document, .. } => Some(Stored::Live(document.clone())),
+            Event::Created { document } | Event::Updated { document, .. } | Event::Imported { document } => {
+                Some(Stored::Live(document.clone()))
+            }
             Event::Deleted { version, .. } => Some(Stored::Deleted { version: *version }),
             _ => None,
         }
@@ -63,9 +65,10 @@ impl Overlaid {
 /// The document that an entry changes.
 pub(super) fn changed(entry: &Entry) -> Option<&Document> {
     match &entry.event {
-        Event::Created { document } | Event::Updated { document, .. } | Event::Deleted { document, .. } => {
-            Some(document)
-        }
+        Event::Created { document }
+        | Event::Updated { document, .. }
+        | Event::Deleted { document, .. }
+        | Event::Imported { document } => Some(document),
         _ => None,
     }
 }

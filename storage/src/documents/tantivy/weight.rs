@@ -17,7 +17,9 @@ const ALLOCATION: usize = 16;
 /// Bytes of memory that an entry holds.
 pub(super) fn weigh(entry: &Entry) -> usize {
     SLOT + match &entry.event {
-        Event::Created { document } | Event::Deleted { document, .. } => of_document(document),
+        Event::Created { document } | Event::Imported { document } | Event::Deleted { document, .. } => {
+            of_document(document)
+        }
         Event::Updated { document, before, patches } => {
             let old: usize = before.fields.iter().map(|(path, value)| of_names(path) + of_option(value.as_ref())).sum();
             let values =

@@ -194,6 +194,24 @@ impl<'a> Draft<'a> {
     }
 }
 
+/// What leads from a document to another state of it that came from elsewhere, and what it replaced: whole fields.
+pub fn between(before: &Document, after: &Document) -> (Vec<Patch>, Before) {
+    let (mut patches, mut replaced) = (Vec::new(), Vec::new());
+    for (name, value) in &after.fields {
+        let old = before.fields.get(name);
+        if old != Some(value) {
+            patches.push(Patch { op: Op::Replace, path: vec![name.clone()], value: vec![value.clone()] });
+            replaced.push((vec![name.clone()], old.cloned()));
+        }
+    }
+    for (name, old) in before.fields.iter().filter(|(name, _)| !after.fields.contains_key(*name)) {
+        patches.push(Patch { op: Op::Remove, path: vec![name.clone()], value: Vec::new() });
+        replaced.push((vec![name.clone()], Some(old.clone())));
+    }
+    patches.extend(owner_patch(before.user.as_ref(), after.user.as_ref()));
+    (patches, Before { updated_at: before.updated_at, user: before.user.clone(), fields: replaced })
+}
+
 /// What tells subscribers of a new owner.
 fn owner_patch(before: Option<&UserId>, after: Option<&UserId>) -> Option<Patch> {
     let path = vec!["userId".to_owned()];

@@ -374,3 +374,28 @@ fn travels_as_it_came() {
     let problem = uneven.apply(&document(json!({})), &model(), &caller(true)).expect_err("uneven");
     assert_eq!(problem.kind, ProblemKind::InvalidPatch);
 }
+
+#[test]
+fn what_lies_between_two_states_leads_from_one_to_the_other_and_back() {
+    for (before, after, n_patches) in [
+        (
+            json!({ "title": "a", "meta": { "count": 1 }, "note": "x" }),
+            json!({ "title": "a", "meta": { "count": 2 } }),
+            2,
+        ),
+        (json!({ "title": "a" }), json!({ "title": "b", "tags": ["x"], "done": false }), 3),
+        (json!({ "title": "a" }), json!({ "title": "a" }), 0),
+    ] {
+        let (before, mut after) = (document(before), document(after));
+        after.version = before.version + 1;
+        let (patches, replaced) = between(&before, &after);
+        assert_eq!(patches.len(), n_patches);
+        assert_eq!(replaced.restore(&after).fields, before.fields);
+        let patched = PatchSet::Nexxus(patches).apply(&before, &model(), &caller(true)).expect("they apply");
+        assert_eq!(patched.document.fields, after.fields);
+    }
+    let (before, after) =
+        (document(json!({})), Document { user: Some("ben".parse().expect("an id")), ..document(json!({})) });
+    let (patches, replaced) = between(&before, &after);
+    assert_eq!((patches[0].path.as_slice(), replaced.user), (&["userId".to_owned()][..], before.user));
+}
