@@ -60,7 +60,12 @@ pub enum Intent {
     },
     /// Puts a document as it was elsewhere, accepted by its model, with its version and times; what is stored with that version or a
     /// later one stays. Subscribers are told if they are to be notified.
-    Import { document: Document, notify: bool },
+    Import {
+        /// As it was elsewhere.
+        document: Document,
+        /// Whether subscribers are told.
+        notify: bool,
+    },
     /// Makes or changes an application: the whole definition (`registry::records::Application`), checked by the API. `forced`
     /// past conflicts with stored documents. `new`: it must not exist yet.
     Define {

@@ -128,6 +128,9 @@ impl Worker for Writer {
             Some(purging) => purging,
             None => purge::remains(&self.domain, &self.queue).await?,
         };
+        // A backup has the application as it is before or after this.
+        let domain = self.domain.clone();
+        let _applying = domain.backends.applying().await;
         if let Some(app) = purging.last()
             && purge::purge(&self.domain, app, PURGED_PAGES).await?
         {

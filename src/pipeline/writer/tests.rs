@@ -133,6 +133,7 @@ fn shown(entry: &Entry) -> String {
         Event::Rejected { problem, .. } => format!("refused {:?}", problem.kind),
         Event::Defined { .. } => "defined".to_owned(),
         Event::UserChanged { .. } => "user changed".to_owned(),
+        Event::Imported { document } => format!("imported {} {}", document.id, document.version),
     };
     format!("{} {what}", entry.offset.position)
 }
@@ -286,6 +287,34 @@ async fn a_refusal_stays_one_though_its_reason_is_gone() {
         panic!("no refusal: {found:?}")
     };
     assert_eq!((problem.kind, problem.change_id), (ProblemKind::Exists, Some(refused_id)));
+}
+
+#[tokio::test]
+async fn an_import_puts_what_is_newer_than_what_it_meets_in_the_same_batch_too() {
+    let mut desk = Desk::open().await;
+    let import = |desk: &Desk, id: &str, version: u64, text: &str, notify: bool| {
+        let document = json!({
+            "id": id, "type": "note", "appId": desk.app.id(), "version": version, "text": text,
+            "createdAt": "2020-01-01T00:00:00.000Z", "updatedAt": "2020-01-02T00:00:00.000Z",
+        });
+        desk.command(Intent::Import { document: serde_json::from_value(document).expect("a document"), notify })
+    };
+    let batch = [
+        import(&desk, "a", 7, "moved", false),
+        import(&desk, "a", 7, "moved", false),
+        desk.patch("a", "changed here", None),
+        import(&desk, "a", 8, "older by time", false),
+        import(&desk, "b", 2, "loud", true),
+        import(&desk, "b", 5, "louder", true),
+    ];
+    let told = ["1 imported a 7", "2 unchanged", "3 updated a 8", "4 unchanged", "5 created b 2", "6 updated b 5"];
+    assert_eq!(desk.handle(&batch).await, told);
+    assert_eq!(desk.stored("a").await, Some(("changed here".to_owned(), 8)));
+    assert_eq!(desk.stored("b").await, Some(("louder".to_owned(), 5)));
+    // A crash, and all of it comes again.
+    desk.writer = desk.another();
+    let [first, ..] = batch;
+    assert_eq!(desk.handle(&again(vec![first, import(&desk, "b", 5, "louder", true)])).await, ["7 unchanged"]);
 }
 
 #[tokio::test]
