@@ -105,7 +105,7 @@ impl<'l> Loading<'l> {
             let Some(page) = users.next().await? else { break };
             for user in page.records {
                 let known = self.before.and_then(|before| before.facts_of(&user.id));
-                let facts = known.map_or(user.facts, |known| UserFacts::clone(known));
+                let facts = known.map_or(user.facts, UserFacts::clone);
                 self.crowd.expect_user(&user.id, facts);
                 self.users_upto = Some(user.id);
             }
