@@ -88,6 +88,8 @@ pub(crate) fn everybody() -> Vec<Habits> {
             )
         });
     }
+    // A second connection of the same device: each gets everything.
+    all.push(habits("plain-1".to_owned(), Who::User(1), plain()));
     all.push(Habits { slow: true, ..habits("slow".to_owned(), Who::User(0), plain()) });
     all.push(Habits { slow: true, by_cursor: true, ..habits("slow-cursor".to_owned(), Who::User(1), plain()) });
     all

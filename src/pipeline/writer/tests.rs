@@ -231,6 +231,57 @@ async fn what_was_not_told_is_told_again_with_the_same_offsets() {
     assert_eq!(desk.logged().await, decided);
 }
 
+/// Not every queue gives messages back in front of the new ones.
+#[tokio::test]
+async fn new_commands_that_come_before_the_returned_ones_are_decided_behind_what_was_logged() {
+    let mut desk = Desk::open().await;
+    assert_eq!(desk.handle(&[desk.create("a", "one")]).await, ["1 created a 1"]);
+    // Logged and applied, not told: its writer dies.
+    let returned = vec![desk.patch("a", "two", Some(1)), desk.create("b", "one")];
+    let decided = ["2 updated a 2", "3 created b 1"];
+    assert_eq!(handle(&mut desk.writer, &returned).await.expect("handled"), decided);
+    desk.writer = desk.another();
+    let new = [desk.patch("a", "three", Some(2)), desk.delete("b")];
+    let told = desk.handle(&new).await;
+    assert_eq!(told, [decided[0], decided[1], "4 updated a 3", "5 deleted b 2"], "with the same offsets");
+    assert!(desk.handle(&again(returned)).await.is_empty(), "they were decided once");
+    assert_eq!((desk.stored("a").await, desk.stored("b").await), (Some(("three".to_owned(), 3)), None));
+
+    // What was not even logged is decided where it comes.
+    let returned = again(vec![desk.patch("a", "late", Some(3)), desk.create("c", "one")]);
+    desk.writer = desk.another();
+    assert_eq!(desk.handle(&[desk.patch("a", "four", Some(3))]).await, ["6 updated a 4"]);
+    assert_eq!(desk.handle(&returned).await, ["7 refused PreconditionFailed", "8 created c 1"]);
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_is_logged_as_refused_once() {
+    let mut desk = Desk::open().await;
+    let unread = Message {
+        id: ChangeId::generate(),
+        app: Some(desk.app.id().clone()),
+        offset: None,
+        time: Timestamp::now(),
+        trace: None,
+        dead: None,
+        durable: true,
+        payload: Payload::from(bytes::Bytes::from_static(b"no command")),
+    };
+    let of_nobody = Message { app: None, ..unread.clone() };
+    let barrier = Message { id: ChangeId::generate(), durable: false, ..unread.clone() };
+    for _ in 0..2 {
+        for message in [&unread, &of_nobody, &barrier] {
+            desk.writer.unreadable(message, "no JSON", &mut Outbox::default()).await.expect("refused");
+        }
+    }
+    assert_eq!(desk.logged().await, ["1 refused Internal"]);
+    let found = desk.log().find(desk.app.id(), &[unread.id]).await.expect("found");
+    let Some(Event::Rejected { problem, .. }) = found[0].as_ref().map(|logged| &logged.entry.event) else {
+        panic!("not refused: {found:?}")
+    };
+    assert!(problem.detail.contains("no JSON") && problem.change_id == Some(unread.id), "{problem:?}");
+}
+
 #[tokio::test]
 async fn a_definition_holds_from_its_place_in_the_batch_on() {
     let mut desk = Desk::open().await;
