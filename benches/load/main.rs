@@ -7,10 +7,12 @@
 //! cargo bench --bench load -- resume             one device comes back to 100,000 missed changes, 1,000 of them its own
 //! cargo bench --bench load -- storm              10,000 devices come back at once after a restart
 //! cargo bench --bench load -- slow               10 of 1,000 subscribers stop reading for 20 s at 2,000 changes/s
+//! cargo bench --bench load -- backup             backups of 1 M documents while 2,000/s are written, and the restore
 //! ```
 //!
 //! The generator runs on the same machine as the server: figures are of both together. Say the machine's load beside them.
 
+mod backups;
 mod client;
 mod returning;
 mod scenarios;
@@ -69,6 +71,13 @@ enum Scenario {
         #[arg(long, default_value_t = 2_000)]
         rate: u64,
     },
+    /// Backups beside paced writes, against the same writes without.
+    Backup {
+        #[arg(long, default_value_t = 1_000_000)]
+        documents: u64,
+        #[arg(long, default_value_t = 2_000)]
+        rate: u64,
+    },
     /// Start to ready, on nothing and on many documents; memory of the idle server.
     Start {
         #[arg(long, default_value_t = 1_000_000)]
@@ -94,6 +103,7 @@ async fn main() {
         Scenario::Resume { missed, own_each } => returning::resume(missed, own_each).await,
         Scenario::Storm { devices, missed } => returning::storm(devices, missed).await,
         Scenario::Slow { subscribers, rate } => returning::slow(subscribers, rate).await,
+        Scenario::Backup { documents, rate } => backups::backup(documents, rate).await,
         Scenario::Start { documents } => scenarios::start(documents).await,
     }
 }
