@@ -29,7 +29,7 @@ enum Kind {
 }
 
 /// Every metric there is, with what it says.
-const METRICS: [(&str, Kind, Unit, &str); 19] = [
+const METRICS: [(&str, Kind, Unit, &str); 20] = [
     ("nexxus_stage_messages_total", Kind::Counter, Unit::Count, "messages that a stage has handled, by result"),
     ("nexxus_stage_duration_seconds", Kind::Histogram, Unit::Seconds, "time that a stage takes for a batch"),
     ("nexxus_queue_ready", Kind::Gauge, Unit::Count, "messages that wait in a queue"),
@@ -37,6 +37,7 @@ const METRICS: [(&str, Kind, Unit, &str); 19] = [
     ("nexxus_queue_dead", Kind::Gauge, Unit::Count, "messages in the dead letters of a queue"),
     ("nexxus_connections", Kind::Gauge, Unit::Count, "open connections of devices, by transport"),
     ("nexxus_deliveries_total", Kind::Counter, Unit::Count, "frames offered to connections, by transport"),
+    ("nexxus_replayed_entries_total", Kind::Counter, Unit::Count, "entries of change logs read for who catches up"),
     ("nexxus_resumes_total", Kind::Counter, Unit::Count, "connections that came back with since, by result"),
     ("nexxus_subscriptions", Kind::Gauge, Unit::Count, "subscriptions in the matcher"),
     (
