@@ -18,6 +18,13 @@ fn doctor(dir: &Path, flags: &[&str]) -> Output {
     command.output().expect("it runs")
 }
 
+/// A server that is expected not to start.
+fn serve(dir: &Path) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_nexxus"));
+    command.arg("serve").arg("--data").arg(dir).args(["--listen", "127.0.0.1:0"]);
+    command.env("NEXXUS_WORKERS__WEBSOCKET__PORT", "0").output().expect("it runs")
+}
+
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
@@ -34,6 +41,19 @@ fn damage(path: &Path) {
     let n_read = file.read_at(&mut bytes, 4096).expect("reads");
     let at = bytes[..n_read].windows(9).rposition(|window| window == b"note five").expect("a change of the log");
     file.write_all_at(b"?", 4096 + at as u64).expect("written");
+}
+
+#[tokio::test]
+async fn a_directory_that_cannot_be_used_stops_the_start_with_a_sentence() {
+    let server = Server::start().await;
+    let second = serve(server.dir());
+    assert_eq!(second.status.code(), Some(1));
+    let said = text(&second.stderr);
+    assert!(said.contains("is in use by process ") && said.contains("journal"), "{said}");
+    let below_a_file = server.dir().join("format/data");
+    let refused = serve(&below_a_file);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(text(&refused.stderr).contains(&below_a_file.display().to_string()), "{}", text(&refused.stderr));
 }
 
 #[tokio::test]
@@ -66,6 +86,13 @@ async fn a_damaged_journal_is_explained_repaired_and_served_again() {
         ["00000000000000000001.journal is damaged from byte", "changes of notes may be gone", "What a repair does:"]
     {
         assert!(said.contains(words), "{words} is missing in\n{said}");
+    }
+    // Without the sidecar the server has to read the segment, and meets it.
+    fs::remove_file(first_segment(&dir).with_extension("index")).expect("removed");
+    let refused = serve(&dir);
+    assert_eq!(refused.status.code(), Some(1));
+    for words in ["00000000000000000001.journal", "`nexxus doctor` explains what can be done"] {
+        assert!(text(&refused.stderr).contains(words), "{}", text(&refused.stderr));
     }
     let repaired = doctor(&dir, &["--repair", "--json"]);
     assert_eq!(repaired.status.code(), Some(0), "{}", text(&repaired.stderr));

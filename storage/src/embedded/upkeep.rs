@@ -11,8 +11,7 @@ use super::{
     space::Space,
 };
 use crate::{
-    Error, ErrorKind, Result, changelog::embedded::EmbeddedChangeLog, journal::Journal, model::Timestamp,
-    queue::embedded::EmbeddedQueues,
+    Error, ErrorKind, Result, changelog::embedded::EmbeddedChangeLog, journal::Journal, queue::embedded::EmbeddedQueues,
 };
 
 /// How often what is settled and the marks are written.
@@ -77,7 +76,7 @@ impl Duties {
             settled: self.settled.iter().map(|settled| settled()).min().unwrap_or(u64::MAX),
             untold: self.change_log.first_untold(),
         };
-        if let Some(below) = releasable(&self.journal.segments(), self.history, progress, Timestamp::now()) {
+        if let Some(below) = releasable(&self.journal.segments(), self.history, progress, self.journal.now()) {
             let carried = self.queues.carry(below)?.max(self.change_log.carry(below)?);
             *prepared = Some(Prepared { below, carried: carried.unwrap_or(0) });
         }

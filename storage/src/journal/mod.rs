@@ -39,6 +39,7 @@ use bytes::Bytes;
 
 use crate::{Result, model::Timestamp};
 
+mod clock;
 mod committer;
 pub mod doctor;
 mod failure;
@@ -227,6 +228,11 @@ impl Journal {
     /// its segment. For who follows the journal. Blocking.
     pub fn replay_after(&self, sequence: u64, place: Place, visit: &mut dyn FnMut(Record) -> Result<()>) -> Result<()> {
         self.opened.segments.replay(Some(place), sequence + 1, visit)
+    }
+
+    /// The time by which segments age: it never goes back, whatever the machine's clock does.
+    pub fn now(&self) -> Timestamp {
+        self.opened.segments.clock.now()
     }
 
     /// Every segment, oldest first.

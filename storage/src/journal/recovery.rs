@@ -12,6 +12,7 @@ use tracing::{info, warn};
 
 use super::{
     Options,
+    clock::Clock,
     failure::Failure,
     files::{File, Files, is_full, read_whole},
     format::{self, BadHead, HEAD_BYTES, HEAD_USED_BYTES, Head},
@@ -50,6 +51,7 @@ pub(super) fn open(files: Arc<dyn Files>, options: Options) -> Result<(Arc<Segme
     let Recovery { held, upto, empty, .. } = recovery;
     let spares = Spares::found(&*files, &dir, &found.spares, options.segment_bytes)
         .map_err(|error| failed("cannot take up the spare files in", error))?;
+    let clock = Clock::beginning(Timestamp::now(), held.values().map(|held| held.newest).max());
     let segments = Arc::new(Segments {
         files: files.clone(),
         dir: dir.clone(),
@@ -58,6 +60,7 @@ pub(super) fn open(files: Arc<dyn Files>, options: Options) -> Result<(Arc<Segme
         held: Mutex::new(held),
         spares,
         recovered_upto: upto,
+        clock,
         failure: Arc::new(Failure::default()),
         open_files: Mutex::default(),
         housekeeping: Mutex::default(),

@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 
 use super::{
     Indexer, Place, Record, Segment, SegmentCopy,
+    clock::Clock,
     failure::Failure,
     files::{File, Files},
     format::{self, HEAD_BYTES, Head, Look},
@@ -37,6 +38,7 @@ pub(super) struct Segments {
     /// The last sequence that was held when the journal was opened.
     pub(super) recovered_upto: u64,
     pub(super) failure: Arc<Failure>,
+    pub(super) clock: Clock,
     /// The files that were used last, the latest at the end.
     pub(super) open_files: Mutex<Vec<(u64, Arc<dyn File>)>>,
     /// Held while sidecars are written and segments given back, so that no sidecar outlives its segment.
@@ -110,7 +112,7 @@ impl Segments {
     /// Lists a segment without records.
     pub(super) fn hold(&self, active: &Active) {
         let head = active.head;
-        let newest = Timestamp::now();
+        let newest = self.clock.now();
         let (salt, last, length) = (head.salt, head.first - 1, HEAD_BYTES);
         self.held.lock().insert(head.first, Held { salt, last, length, sealed: false, indexed: false, newest });
         self.remember(head.first, &active.file);
@@ -121,7 +123,7 @@ impl Segments {
         if let Some(held) = self.held.lock().get_mut(&first) {
             held.last = last;
             held.length = length;
-            held.newest = Timestamp::now();
+            held.newest = self.clock.now();
         }
     }
 

@@ -2,8 +2,20 @@
 
 use std::path::PathBuf;
 
-use super::{super::*, Sequences, append, expected, memory::Machine, payload};
-use crate::ErrorKind;
+use super::{
+    super::*,
+    Sequences, append, expected,
+    memory::{Dice, Machine},
+    payload,
+};
+use crate::{
+    ErrorKind, Queues,
+    model::{ChangeId, Problem},
+    queue::{
+        Durability, Message, Payload,
+        embedded::{EmbeddedQueues, Limits},
+    },
+};
 
 fn options() -> Options {
     let (dir, indexer) = (PathBuf::from("/data/journal"), Arc::new(Sequences));
@@ -41,6 +53,46 @@ async fn a_failed_sync_poisons_the_journal() {
     assert_eq!(refused.kind, ErrorKind::Unavailable);
     assert_eq!((journal.durable_upto(), super::all(&journal, 1)), (number - 1, expected(1..=number - 1)));
     journal.close().expect_err("it has failed");
+}
+
+#[tokio::test]
+async fn a_failed_sync_refuses_the_batch_and_the_next_start_goes_on() {
+    let machine = Machine::default();
+    let options = || Options { segment_bytes: 8 << 20, ..options() };
+    let queues = |journal: &Journal| EmbeddedQueues::open(journal.clone(), Limits::default()).expect("queues");
+    let message = |text: &'static str| Message::new(ChangeId::generate(), None, Payload::from(Bytes::from(text)));
+    let journal = Journal::open_on(machine.files(), options()).expect("opens");
+    let before = queues(&journal);
+    before.declare("q", Durability::Durable).await.expect("declared");
+    before.publish("q", vec![message("confirmed")]).await.expect("published");
+    machine.fail_sync_after(0);
+    let refused = before.publish("q", vec![message("lost"), message("too")]).await.expect_err("refused");
+    assert_eq!(Problem::from(refused).status, 503);
+    let error = journal.failed().await;
+    assert!(error.to_string().contains("sync journal"), "the process stops with it: {error}");
+    drop((before, journal));
+    machine.lose_power(&mut Dice(7));
+    let journal = Journal::open_on(machine.files(), options()).expect("opens");
+    let waiting = queues(&journal).browse("q", None, 10).await.expect("browsed");
+    let texts: Vec<_> = waiting.iter().map(|message| message.payload.bytes().clone()).collect();
+    // What was not confirmed may be there or not, in its order.
+    assert_eq!(texts, ["confirmed", "lost", "too"][..texts.len()]);
+    assert!(!texts.is_empty());
+}
+
+#[tokio::test]
+async fn segments_age_from_the_newest_on_where_the_clock_was_set_back() {
+    let machine = Machine::default();
+    let journal = filled(&machine, 1..=60).await;
+    journal.close().expect("closes");
+    let last = journal.segments().into_iter().map(|segment| segment.newest).max().expect("a segment");
+    assert!(journal.now() >= last);
+    drop(journal);
+    let journal = open(&machine).expect("opens");
+    assert!(journal.now() >= last);
+    super::fill(&journal, 61..=61).await;
+    let newest: Vec<_> = journal.segments().iter().map(|segment| segment.newest).collect();
+    assert!(newest.is_sorted(), "{newest:?}");
 }
 
 #[tokio::test]
