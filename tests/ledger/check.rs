@@ -5,15 +5,19 @@
 //!    the writes whose outcome nobody told; what listeners heard at it says which. What each write did is what the model says.
 //! 2. Each connection of each listener heard exactly what its subscriptions bring, from where it began to where it ended:
 //!    nothing left out, nothing out of order, nothing twice, nothing that its user may not see, and nothing else in any frame.
-//! 3. What was refused at once, and what was read, is true of some moment between what was accepted before and what was asked for since.
-//! 4. What is stored at the end is what the model holds.
+//! 3. What was asked for after something was accepted stands behind it.
+//! 4. What was refused at once, and what was read, is true of some moment between what was accepted before and what was asked for since.
+//! 5. What is stored at the end is what the model holds.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    time::Instant,
+};
 
 use serde_json::{Value, json};
 
 use crate::{
-    evidence::{Evidence, Fate, Key, Listener, Said, Who},
+    evidence::{Evidence, Fate, Key, Listener, Offset, Said, Who},
     model::{Document, State, Verdict, after_patches, shown},
     timeline::{self, Entry, Timeline, brief},
 };
@@ -284,6 +288,15 @@ fn story(listener: &Listener, connection: usize, place: usize) -> String {
 /// What was refused at once, and what was read: true of a moment between what was accepted before and what was asked for since.
 fn check_moments(evidence: &Evidence, timeline: &Timeline, faults: &mut Vec<String>) {
     let moments = Moments::of(evidence, timeline);
+    for (place, offset) in &timeline.offsets {
+        let write = &evidence.writes[*place];
+        let accepted = moments.accepted_before(write.began);
+        if *offset <= accepted {
+            faults.push(format!(
+                "{offset} is not after {accepted}, which was accepted before it was asked for: {write:?}"
+            ));
+        }
+    }
     for write in &evidence.writes {
         let Said::Refused { slug } = &write.said else { continue };
         let states =
@@ -324,41 +337,22 @@ fn check_moments(evidence: &Evidence, timeline: &Timeline, faults: &mut Vec<Stri
 
 /// Up to which offset the log went at a time: at least, and at most.
 struct Moments {
-    accepted: Vec<(std::time::Instant, String)>,
-    asked: Vec<(std::time::Instant, String)>,
+    accepted: Vec<(Instant, Offset)>,
+    asked: Vec<(Instant, Offset)>,
 }
 
 impl Moments {
     fn of(evidence: &Evidence, timeline: &Timeline) -> Self {
-        let offset_of = |place: usize| timeline.offsets.get(&place).cloned();
-        let writes = || evidence.writes.iter().enumerate();
-        let accepted = writes().filter(|(_, write)| matches!(write.said, Said::Accepted { .. }));
-        let mut moments = Self {
-            accepted: accepted.filter_map(|(place, write)| Some((write.ended, offset_of(place)?))).collect(),
-            asked: writes().filter_map(|(place, write)| Some((write.began, offset_of(place)?))).collect(),
-        };
-        for times in [&mut moments.accepted, &mut moments.asked] {
-            times.sort_by_key(|(time, _)| *time);
-            let mut most = evidence.base.clone();
-            for (_, offset) in times.iter_mut() {
-                most = most.max(offset.clone());
-                offset.clone_from(&most);
-            }
-        }
-        moments
+        let asked = timeline.offsets.iter().map(|(place, offset)| (evidence.writes[*place].began, offset.clone()));
+        Self { accepted: timeline::accepted(evidence), asked: timeline::rising(evidence, asked.collect()) }
     }
 
-    fn accepted_before(&self, time: std::time::Instant) -> String {
-        Self::before(&self.accepted, time)
+    fn accepted_before(&self, time: Instant) -> Offset {
+        timeline::before(&self.accepted, time)
     }
 
-    fn asked_before(&self, time: std::time::Instant) -> String {
-        Self::before(&self.asked, time)
-    }
-
-    fn before(times: &[(std::time::Instant, String)], time: std::time::Instant) -> String {
-        let n_before = times.partition_point(|(other, _)| *other < time);
-        n_before.checked_sub(1).map(|last| times[last].1.clone()).unwrap_or_default()
+    fn asked_before(&self, time: Instant) -> Offset {
+        timeline::before(&self.asked, time)
     }
 }
 

@@ -1,8 +1,9 @@
 //! The one order of an application, put together from the ledger, and what the model makes of it.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     ops::Bound,
+    time::Instant,
 };
 
 use serde_json::Value;
@@ -121,17 +122,91 @@ pub(crate) fn of(evidence: &Evidence, faults: &mut Vec<String>) -> Timeline {
             matches!(write.said, Said::Unknown { .. }) && write.fate == Fate::Unasked
         })
         .collect();
+    let mut silent = Vec::new();
     for position in base + 1..=last {
         let offset = format!("{epoch:08x}-{position:016x}");
-        match known.get(&offset) {
-            Some(place) => take_known(evidence, &mut timeline, *place, offset, faults),
-            None => {
-                let told = heard.get(&offset).map(|(device, heard)| (*device, &*heard.frame));
-                take_unknown(evidence, &mut timeline, &mut unsettled, told, offset, faults);
+        match (known.get(&offset), heard.get(&offset)) {
+            (Some(place), _) => take_known(evidence, &mut timeline, *place, offset, faults),
+            (None, Some((device, heard))) => {
+                take_unknown(evidence, &mut timeline, &mut unsettled, (*device, &heard.frame), offset, faults);
             }
+            (None, None) => silent.push(offset),
         }
     }
+    take_silent(evidence, &mut timeline, &unsettled, &silent, faults);
     timeline
+}
+
+/// Entries that no known change explains and nobody was told of changed nothing: each is another one of the writes that are left.
+fn take_silent(
+    evidence: &Evidence,
+    timeline: &mut Timeline,
+    unsettled: &[usize],
+    silent: &[Offset],
+    faults: &mut Vec<String>,
+) {
+    let accepted = accepted(evidence);
+    let may_be = |offset: &Offset, place: usize| {
+        let write = &evidence.writes[place];
+        let state = timeline.states(&write.key, offset.clone(), offset.clone()).remove(0);
+        let is_untold = match evidence.decide(write.who, write.key.0, &write.op, &state) {
+            Verdict::Unchanged => true,
+            Verdict::Refused(_) => write.device.is_none(),
+            Verdict::Changed(_) => false,
+        };
+        is_untold && *offset > before(&accepted, write.began)
+    };
+    let choices: Vec<Vec<usize>> = silent
+        .iter()
+        .map(|offset| unsettled.iter().copied().filter(|place| may_be(offset, *place)).collect())
+        .collect();
+    // By which entry each write is taken.
+    let mut taken: HashMap<usize, usize> = HashMap::new();
+    for (entry, offset) in silent.iter().enumerate() {
+        if !assign(entry, &choices, &mut taken, &mut HashSet::new()) {
+            faults.push(format!("{offset}: an entry that nobody was told of, and no write explains"));
+        }
+    }
+    timeline.n_settled_by_looking += taken.len();
+    timeline.offsets.extend(taken.into_iter().map(|(place, entry)| (place, silent[entry].clone())));
+}
+
+/// Finds a write for an entry; other entries may have to take another one for that.
+fn assign(entry: usize, choices: &[Vec<usize>], taken: &mut HashMap<usize, usize>, tried: &mut HashSet<usize>) -> bool {
+    for place in &choices[entry] {
+        if !tried.insert(*place) {
+            continue;
+        }
+        let other = taken.get(place).copied();
+        if other.is_none_or(|other| assign(other, choices, taken, tried)) {
+            taken.insert(*place, entry);
+            return true;
+        }
+    }
+    false
+}
+
+/// When which offset had been accepted, at least: in the order of time.
+pub(crate) fn accepted(evidence: &Evidence) -> Vec<(Instant, Offset)> {
+    let accepted = evidence.writes.iter().filter(|write| matches!(write.said, Said::Accepted { .. }));
+    rising(evidence, accepted.filter_map(|write| Some((write.ended, write.fate.offset()?.clone()))).collect())
+}
+
+/// Of each time the highest offset up to then.
+pub(crate) fn rising(evidence: &Evidence, mut times: Vec<(Instant, Offset)>) -> Vec<(Instant, Offset)> {
+    times.sort_by_key(|(time, _)| *time);
+    let mut most = evidence.base.clone();
+    for (_, offset) in &mut times {
+        most = most.max(offset.clone());
+        offset.clone_from(&most);
+    }
+    times
+}
+
+/// The offset before a time.
+pub(crate) fn before(times: &[(Instant, Offset)], time: Instant) -> Offset {
+    let n_before = times.partition_point(|(other, _)| *other < time);
+    n_before.checked_sub(1).map(|last| times[last].1.clone()).unwrap_or_default()
 }
 
 fn take_known(evidence: &Evidence, timeline: &mut Timeline, place: usize, offset: Offset, faults: &mut Vec<String>) {
@@ -153,40 +228,33 @@ fn take_known(evidence: &Evidence, timeline: &mut Timeline, place: usize, offset
     settle(evidence, timeline, place, write.key.clone(), offset, verdict);
 }
 
-/// Finds the write that an entry comes from which no known change explains.
+/// Finds the write that an entry comes from which somebody was told of, and no known change explains.
 fn take_unknown(
     evidence: &Evidence,
     timeline: &mut Timeline,
     unsettled: &mut Vec<usize>,
-    told: Option<(&str, &Value)>,
+    (device, frame): (&str, &Value),
     offset: Offset,
     faults: &mut Vec<String>,
 ) {
     let mut found = None;
     for (nth, place) in unsettled.iter().enumerate() {
         let write = &evidence.writes[*place];
-        let key = match &told {
-            Some((_, frame)) if frame["metadata"]["type"] == write.key.0 => {
-                let id = frame["metadata"]["id"].as_str().unwrap_or_default().to_owned();
-                if !write.key.1.is_empty() && write.key.1 != id {
-                    continue;
-                }
-                (write.key.0, id)
-            }
-            Some(_) => continue,
-            None => write.key.clone(),
-        };
+        let id = frame["metadata"]["id"].as_str().unwrap_or_default().to_owned();
+        if frame["metadata"]["type"] != write.key.0 || !write.key.1.is_empty() && write.key.1 != id {
+            continue;
+        }
+        let key = (write.key.0, id);
         let before = timeline.last_state(&key);
         let verdict = evidence.decide(write.who, key.0, &write.op, &before);
-        let fits = match (&told, &verdict) {
-            (None, Verdict::Unchanged | Verdict::Refused(_)) => true,
-            (Some((device, frame)), Verdict::Refused(slug)) => {
+        let fits = match &verdict {
+            Verdict::Unchanged => false,
+            Verdict::Refused(slug) => {
                 frame["event"] == "change_rejected"
                     && frame["data"]["type"] == *slug
-                    && write.device.as_deref() == Some(*device)
+                    && write.device.as_deref() == Some(device)
             }
-            (Some((_, frame)), Verdict::Changed(after)) => leads_to(frame, &before, after, &write.op),
-            _ => false,
+            Verdict::Changed(after) => leads_to(frame, &before, after, &write.op),
         };
         if fits {
             found = Some((nth, key, verdict));
@@ -200,17 +268,12 @@ fn take_unknown(
             settle(evidence, timeline, place, key, offset, verdict);
         }
         None => {
-            let history = told.as_ref().map(|(_, frame)| {
-                let models = [crate::model::TASK, crate::model::NOTE, crate::model::END];
-                let model = models.into_iter().find(|model| frame["metadata"]["type"] == **model);
-                let id = frame["metadata"]["id"].as_str().unwrap_or_default().to_owned();
-                model.map(|model| timeline.history(&(model, id))).unwrap_or_default()
-            });
-            let told = told
-                .map_or_else(|| "nobody was told".to_owned(), |(device, frame)| format!("{device} was told {frame}"));
+            let models = [crate::model::TASK, crate::model::NOTE, crate::model::END];
+            let model = models.into_iter().find(|model| frame["metadata"]["type"] == **model);
+            let id = frame["metadata"]["id"].as_str().unwrap_or_default().to_owned();
+            let history = model.map(|model| timeline.history(&(model, id))).unwrap_or_default();
             faults.push(format!(
-                "{offset}: a change that no write explains, or one that was made twice; {told}\n{}",
-                history.unwrap_or_default()
+                "{offset}: a change that no write explains, or one that was made twice; {device} was told {frame}\n{history}"
             ));
         }
     }
