@@ -273,7 +273,7 @@ pub fn examine(dir: &Path, scratch: &Path) -> Result<IndexFound> {
         faults: Vec::new(),
         damaged_definitions: Definitions::unreadable(&dir.join(FIELDS))?,
     };
-    let index_dir = dir.join(INDEX);
+    let index_dir = placed(dir);
     let is_there = |name: &str| index_dir.join(name).exists();
     if !index_dir.exists()
         || (!is_there(LIST) && fs::read_dir(&index_dir).is_ok_and(|mut files| files.next().is_none()))
@@ -281,6 +281,9 @@ pub fn examine(dir: &Path, scratch: &Path) -> Result<IndexFound> {
         return Ok(found);
     }
     found.state = IndexState::Whole;
+    if index_dir.ends_with(DRAFT) {
+        found.faults.push("a repair was interrupted before the new index had its place".to_owned());
+    }
     let (specimen, why) = Specimen::new(&index_dir, scratch)?;
     found.faults.extend(why.map(|why| format!("the list of its segments ({LIST}) cannot be used: {why}")));
     if let Some(index) = &specimen.index {
@@ -323,6 +326,9 @@ pub fn rebuild(
     is_in_history: &dyn Fn(u64) -> bool,
 ) -> Result<u64> {
     let (index_dir, draft_dir) = (dir.join(INDEX), dir.join(DRAFT));
+    if placed(dir) == draft_dir {
+        fs::rename(&draft_dir, &index_dir).map_err(|error| failed(&draft_dir, error))?;
+    }
     match fs::remove_dir_all(&draft_dir) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(&draft_dir, error)),
         _ => {}
@@ -336,7 +342,7 @@ pub fn rebuild(
     let n_salvaged = salvage(specimen.as_ref(), &draft_dir, &definitions, sequence, is_in_history)
         .map_err(|error| fault("rebuild documents", error))?;
     drop(specimen);
-    let placed = || -> io::Result<()> {
+    let place = || -> io::Result<()> {
         if index_dir.exists() {
             fs::create_dir_all(aside)?;
             fs::rename(&index_dir, aside.join(INDEX))?;
@@ -344,8 +350,14 @@ pub fn rebuild(
         fs::rename(&draft_dir, &index_dir)?;
         fs::File::open(dir)?.sync_all()
     };
-    placed().map_err(|error| failed(&index_dir, error))?;
+    place().map_err(|error| failed(&index_dir, error))?;
     Ok(n_salvaged)
+}
+
+/// Where the index is: a new one that is whole takes its place only when the old one has left it.
+fn placed(dir: &Path) -> PathBuf {
+    let (index_dir, draft_dir) = (dir.join(INDEX), dir.join(DRAFT));
+    if !index_dir.exists() && draft_dir.exists() { draft_dir } else { index_dir }
 }
 
 fn salvage(

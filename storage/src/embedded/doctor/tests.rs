@@ -323,6 +323,9 @@ async fn a_lost_index_comes_back_as_far_as_the_history_reaches() {
     repaired(dir.path()).await;
     assert_eq!(found_in(dir.path()).await.0, all());
     only_in_the_index(dir.path()).await;
+    fs::rename(&index, index.with_extension("new")).expect("renamed");
+    says(&examined(dir.path()).findings, "a repair was interrupted before the new index had its place");
+    assert_eq!(repaired(dir.path()).await.salvaged, ENTRIES);
     fs::remove_dir_all(&index).expect("removed");
     let report = examined(dir.path());
     says(&report.findings, "documents that were not changed since were only in the index and are gone");

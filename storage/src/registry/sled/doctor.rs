@@ -10,13 +10,13 @@ use std::{
 use serde::Serialize;
 
 use super::{
-    codec::{decode_call, encode_call, record_key},
+    codec::{decode_call, encode_call},
     export,
     layer::Range,
     recovery::{STORE, content, decode_mark, finish, new_store},
     store::{Engine, Sled},
 };
-use crate::{Error, ErrorKind, Result, journal::Record, model::AppId, registry::Kind};
+use crate::{Error, ErrorKind, Result, journal::Record, registry::Kind};
 
 /// What was found of a registry.
 #[derive(Debug, Clone, Serialize)]
@@ -123,21 +123,6 @@ pub fn accept_gap(dir: &Path, found: &RegistryFound, oldest: u64, aside: &Path) 
     finish(&*store, oldest.saturating_sub(1))?;
     drop(store);
     export::sync_dir(dir)
-}
-
-/// The applications that the export, or else the copy of the store in `scratch`, knows.
-pub fn applications(scratch: &Path) -> Result<Vec<AppId>> {
-    let dir = scratch.join(STORE);
-    if !dir.exists() {
-        return Ok(Vec::new());
-    }
-    let store = Sled.open(&dir)?;
-    let mut applications = Vec::new();
-    store.scan(Kind::Application, &Range::ALL, &mut |key, _| {
-        applications.extend(AppId::parse(&record_key(Kind::Application, key)?.id).ok());
-        Ok(ControlFlow::Continue(()))
-    })?;
-    Ok(applications)
 }
 
 /// A record of the journal that writes nothing.
