@@ -59,6 +59,7 @@ impl fmt::Display for ErrorKind {
 /// A failed operation on a backend. The message names the thing, in lowercase and without a full stop.
 #[derive(Debug)]
 pub struct Error {
+    /// What a caller has to do about it depends on this alone.
     pub kind: ErrorKind,
     /// What was being done, e.g. `append`.
     pub operation: &'static str,
@@ -68,10 +69,12 @@ pub struct Error {
 }
 
 impl Error {
+    /// An error without a cause; see [`with_source`](Self::with_source).
     pub fn new(kind: ErrorKind, operation: &'static str, message: impl Into<String>) -> Self {
         Self { kind, operation, message: message.into(), source: None }
     }
 
+    /// Names the cause; it is told after the message.
     #[must_use]
     pub fn with_source(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         self.source = Some(source.into());

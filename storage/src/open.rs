@@ -31,6 +31,7 @@ pub struct Settings {
     pub segment_bytes: u32,
     /// How long and how much of the change log is kept, whichever ends first.
     pub history_age: Duration,
+    /// Bytes of the journal, by whole segments.
     pub history_bytes: u64,
     /// Bytes of documents in memory that wait for the index; from three quarters on, writes are refused as `Full`.
     pub overlay_bytes: usize,
@@ -43,9 +44,13 @@ pub struct Settings {
 /// The four seams, opened.
 #[derive(Clone)]
 pub struct Backends {
+    /// What goes from stage to stage.
     pub queues: Arc<dyn Queues>,
+    /// What was decided, in one order for each application.
     pub change_log: Arc<dyn ChangeLog>,
+    /// Applications, users, devices, subscriptions, cursors.
     pub registry: Arc<dyn Registry>,
+    /// Documents as of now.
     pub documents: Arc<dyn Documents>,
     engine: embedded::Engine,
     /// Held for reading by writers between logging and applying; for writing while nothing is in between.

@@ -33,6 +33,7 @@ impl Marks {
 /// Some entries, in order.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Page {
+    /// In the order of their offsets, without a hole.
     pub entries: Vec<LogEntry>,
     /// Read on after this.
     pub next: Offset,
@@ -44,13 +45,16 @@ pub struct Page {
 /// no such thing.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LogEntry {
+    /// Shared: whoever reads the newest entries gets the same one.
     pub entry: std::sync::Arc<Entry>,
+    /// Rises with the offsets of an application, also across epochs.
     pub place: u64,
 }
 
 /// The change log. Readers never see an entry that is not durable and applied.
 #[async_trait]
 pub trait ChangeLog: Send + Sync {
+    /// Where the log stands; of an application that has none, the default marks.
     async fn marks(&self, app: &AppId) -> Result<Marks>;
 
     /// Appends entries whose offsets follow `tail` densely (`tail.next()`, …; after the default tail, epoch 1 position 1).

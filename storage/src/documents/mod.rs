@@ -17,10 +17,12 @@ pub mod tantivy;
 /// What is stored under a key.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Stored {
+    /// It is there, as of its newest version.
     Live(Document),
     /// It was deleted; `version` counts the delete. Kept while the change log holds the delete, so that an id that is created
     /// again goes on from it.
     Deleted {
+        /// The version of the delete: that of the document, and one more.
         version: u64,
     },
 }
@@ -28,13 +30,16 @@ pub enum Stored {
 /// Which documents of a model, and in which order.
 #[derive(Debug, Clone)]
 pub struct Query {
+    /// Nothing of other applications is ever found.
     pub app: AppId,
+    /// Documents of one model only.
     pub model: ModelName,
     /// Filter and rules in one.
     pub condition: Condition,
     /// Documents without a sort field come last in both directions; ties by id, ascending. Of an array the smallest element
     /// counts, the largest in descending order.
     pub sort: Vec<Sort>,
+    /// Most documents of a page; 0 gives none, and the total where that is asked for.
     pub limit: usize,
     /// The cursor of an earlier answer to the same query.
     pub cursor: Option<String>,
@@ -46,17 +51,23 @@ pub struct Query {
     pub at_least: Option<Offset>,
 }
 
+/// One key of an order. Documents without the field come last in both directions; ties go by id, ascending.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sort {
+    /// A filterable field of the model, or a universal one.
     pub field: Field,
+    /// From the largest on. Strings compare by code point.
     pub descending: bool,
 }
 
+/// A page of what was found.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Found {
+    /// In the order that was asked for.
     pub documents: Vec<Document>,
     /// Where to go on; none at the end.
     pub cursor: Option<String>,
+    /// How many there are on all pages, where that was asked for.
     pub total: Option<u64>,
 }
 

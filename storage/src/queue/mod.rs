@@ -37,6 +37,7 @@ pub struct Message {
     pub app: Option<AppId>,
     /// The offset of the change that it carries, once it has one.
     pub offset: Option<Offset>,
+    /// When it was published first.
     pub time: Timestamp,
     /// W3C trace context of the request that caused it.
     pub trace: Option<String>,
@@ -44,6 +45,7 @@ pub struct Message {
     pub dead: Option<Death>,
     /// False for a message that need not outlive the process even on a durable queue (a barrier).
     pub durable: bool,
+    /// What the next stage needs to know.
     pub payload: Payload,
 }
 
@@ -57,18 +59,24 @@ impl Message {
 /// The end of a message that could not be handled.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Death {
+    /// The queue that it was in when it failed.
     pub queue: String,
+    /// In words, for whoever looks at dead letters.
     pub reason: String,
+    /// How often it was tried.
     pub tries: u32,
+    /// When it was given up.
     pub time: Timestamp,
 }
 
 /// A message in the hands of a consumer.
 #[derive(Debug)]
 pub struct Delivery {
+    /// As it was published.
     pub message: Message,
     /// Whether it was delivered before and not acknowledged.
     pub redelivered: bool,
+    /// To be given to `ack` or `give_back` of the same consumer.
     pub receipt: Receipt,
 }
 
@@ -80,12 +88,15 @@ pub struct Receipt(pub(crate) u64);
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct QueueInfo {
+    /// As it was declared.
     pub name: String,
+    /// As it was declared; it never changes.
     pub durability: Durability,
     /// Waiting for a consumer.
     pub ready: u64,
     /// Delivered, not yet acknowledged.
     pub unacked: u64,
+    /// The one that gets messages, and those that stand by.
     pub consumers: u64,
     /// When the oldest waiting message was published.
     pub oldest: Option<Timestamp>,

@@ -10,6 +10,7 @@ use bytes::Bytes;
 
 /// A value that can be written as the payload of a message.
 pub trait Encode: Any + Send + Sync {
+    /// The bytes by which the other end makes the same value.
     fn encode(&self) -> Bytes;
 
     /// About how many bytes of memory it takes, for the bounds of queues in memory. What travels through these says it without
@@ -28,6 +29,7 @@ pub struct Payload {
 }
 
 impl Payload {
+    /// A value that is handed over as it is within one process, and encoded where bytes are needed.
     pub fn new<T: Encode>(value: Arc<T>) -> Self {
         Self { value: Some(value), bytes: OnceLock::new() }
     }

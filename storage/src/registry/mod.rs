@@ -18,10 +18,13 @@ pub mod sled;
 pub enum Kind {
     /// Secrets and settings of the installation.
     Installation,
+    /// Definitions of applications, deleted ones among them until they are purged.
     Application,
+    /// Users with their password hashes.
     User,
     /// User name → user id: the uniqueness of names.
     UserName,
+    /// Endpoints of users, each with its settings.
     Device,
     /// `USER/DEVICE`: the devices of a user.
     UserDevice,
@@ -38,6 +41,7 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// In the order of their numbers.
     pub const ALL: [Self; 11] = [
         Self::Installation,
         Self::Application,
@@ -85,14 +89,20 @@ impl fmt::Display for Kind {
 /// The key of a record. `app` is none for what belongs to the installation (kinds `Installation` and `Application`).
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key {
+    /// Each kind has ids of its own.
     pub kind: Kind,
+    /// None for records that belong to no application.
     pub app: Option<AppId>,
+    /// Unique within its kind and application; at most [`MAX_ID_BYTES`].
     pub id: String,
 }
 
+/// What stands under a key.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Record {
+    /// Where it stands.
     pub key: Key,
+    /// Any bytes; those of this crate are JSON ([`records`]).
     pub value: Bytes,
     /// Rises with every write of this record, also over its removal. Says nothing else.
     pub revision: u64,
@@ -101,16 +111,22 @@ pub struct Record {
 /// A condition on what is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Expect {
+    /// No condition.
     Anything,
+    /// There is no record.
     Absent,
+    /// The record is there and was last written with this revision.
     Revision(u64),
 }
 
+/// One write of a call.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Write {
+    /// What is written.
     pub key: Key,
     /// None removes the record.
     pub value: Option<Bytes>,
+    /// What has to hold, or the whole call is a `Conflict`.
     pub expect: Expect,
 }
 
