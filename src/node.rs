@@ -149,6 +149,7 @@ impl Node {
             error = self.domain.backends.failed() => Some(error.into()),
         };
         info!("stopping");
+        self.domain.stopping.cancel();
         let within = self.domain.config.now().server.shutdown_timeout.into();
         let in_time = self.services.stop(within).await;
         let closed = self.domain.backends.close().await;
@@ -178,7 +179,7 @@ async fn open(settings: Arc<Running>) -> Result<Domain, Failure> {
         transport_manager: Route::new(&*transport_manager.queue, transport_manager.partitions),
     });
     let (readiness, cursors) = (Readiness::default(), Arc::default());
-    Ok(Domain { config: settings, backends, catalog, identity, routes, readiness, cursors })
+    Ok(Domain { config: settings, backends, catalog, identity, routes, readiness, cursors, stopping: Stop::new() })
 }
 
 /// Writes a file so that readers see the old or the new one, never a part.

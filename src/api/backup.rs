@@ -13,7 +13,7 @@ use tokio::{runtime::Handle, sync::mpsc, time::timeout};
 use tracing::{info, warn};
 
 use super::{Answer, Api, auth::Admin};
-use crate::domain::backups::count;
+use crate::{domain::backups::count, service::Stop};
 
 /// How many bytes the parts of the backup have: for who shows progress.
 const BACKUP_BYTES: &str = "nxx-backup-bytes";
@@ -28,7 +28,12 @@ pub(super) async fn take(State(api): State<Api>, _: Admin) -> Answer {
     let snapshot = api.domain.snapshot().await.inspect_err(|_| count(false))?;
     let bytes = snapshot.manifest().bytes();
     let (pieces, received) = mpsc::channel(PIECES);
-    let out = PieceWriter { pieces: pieces.clone(), piece: BytesMut::new(), runtime: Handle::current() };
+    let out = PieceWriter {
+        pieces: pieces.clone(),
+        piece: BytesMut::new(),
+        runtime: Handle::current(),
+        stopping: api.domain.stopping.clone(),
+    };
     tokio::spawn(async move {
         let outcome = snapshot.write_aside(out).await;
         count(outcome.is_ok());
@@ -37,7 +42,7 @@ pub(super) async fn take(State(api): State<Api>, _: Admin) -> Answer {
             Err(error) => {
                 warn!(%error, "a backup broke off");
                 // Without it the body would end as if it were whole.
-                let _gone = pieces.send(Err(io::Error::other("the backup broke off"))).await;
+                let _gone = timeout(PATIENCE, pieces.send(Err(io::Error::other("the backup broke off")))).await;
             }
         }
     });
@@ -54,6 +59,8 @@ struct PieceWriter {
     pieces: mpsc::Sender<io::Result<Bytes>>,
     piece: BytesMut,
     runtime: Handle,
+    /// A node that stops does not wait for a backup.
+    stopping: Stop,
 }
 
 impl io::Write for PieceWriter {
@@ -71,10 +78,18 @@ impl io::Write for PieceWriter {
             return Ok(());
         }
         // The clock is there within the runtime only.
-        match self.runtime.block_on(async { timeout(PATIENCE, self.pieces.send(Ok(piece))).await }) {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) => Err(io::Error::new(io::ErrorKind::BrokenPipe, "the client went away")),
-            Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "the client takes nothing any more")),
+        let sent = self.runtime.block_on(async {
+            tokio::select! {
+                biased;
+                () = self.stopping.cancelled() => None,
+                sent = timeout(PATIENCE, self.pieces.send(Ok(piece))) => Some(sent),
+            }
+        });
+        match sent {
+            None => Err(io::Error::other("the server is stopping")),
+            Some(Ok(Ok(()))) => Ok(()),
+            Some(Ok(Err(_))) => Err(io::Error::new(io::ErrorKind::BrokenPipe, "the client went away")),
+            Some(Err(_)) => Err(io::Error::new(io::ErrorKind::TimedOut, "the client takes nothing any more")),
         }
     }
 }

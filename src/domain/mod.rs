@@ -28,7 +28,11 @@ use nexxus_storage::Backends;
 pub use catalog::{Application, Catalog};
 pub use identity::{Identified, Identity};
 
-use crate::{config::Running, messages::Routes, service::Readiness};
+use crate::{
+    config::Running,
+    messages::Routes,
+    service::{Readiness, Stop},
+};
 
 /// Everything that a service needs, opened. Cheap to clone.
 #[derive(Clone)]
@@ -47,6 +51,8 @@ pub struct Domain {
     pub readiness: Readiness,
     /// Acknowledgements on their way to the registry.
     pub cursors: Arc<devices::Cursors>,
+    /// Cancelled when the node stops: what takes long breaks off.
+    pub stopping: Stop,
 }
 
 #[cfg(test)]

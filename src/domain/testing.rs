@@ -49,6 +49,7 @@ impl Ground {
             routes: Arc::new(routes),
             readiness: Readiness::default(),
             cursors: Arc::default(),
+            stopping: crate::service::Stop::new(),
         };
         Self { domain, _dir: dir }
     }

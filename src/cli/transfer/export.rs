@@ -18,8 +18,9 @@ use crate::cli::{
     progress,
 };
 
-/// Things of a page at first; fewer where they are large.
+/// Things of a page: few documents at first, for they may be large; more while pages are small.
 const PAGE: usize = 500;
+const FIRST_PAGE: usize = 50;
 /// A page that is larger than this is followed by smaller ones.
 const LARGE_BYTES: usize = 8 << 20;
 
@@ -80,7 +81,7 @@ impl Exporting {
         if !part.exists() {
             let mut out = LineWriter::create(part, file)?;
             out.write(&head)?;
-            return Ok(Self { client, out, last: None, n_lines: 0, page: PAGE, bar });
+            return Ok(Self { client, out, last: None, n_lines: 0, page: FIRST_PAGE, bar });
         }
         let mut out = LineWriter::create(part.with_extension("resumed"), file)?;
         let mut reader = LineReader::open(&part, file, &ProgressBar::hidden())?;
@@ -107,7 +108,7 @@ impl Exporting {
         out.rename(part)?;
         eprintln!("going on after {n_lines} lines that are there");
         bar.inc(n_lines);
-        Ok(Self { client, out, last, n_lines, page: PAGE, bar })
+        Ok(Self { client, out, last, n_lines, page: FIRST_PAGE, bar })
     }
 
     async fn application(&mut self, app: &str) -> Result<(), Exit> {
