@@ -122,13 +122,21 @@ pub(crate) fn of(evidence: &Evidence, faults: &mut Vec<String>) -> Timeline {
             matches!(write.said, Said::Unknown { .. }) && write.fate == Fate::Unasked
         })
         .collect();
+    // Of several that an entry may come from, the oldest is taken.
+    unsettled.sort_by_key(|place| evidence.writes[*place].began);
+    let accepted = accepted(evidence);
     let mut silent = Vec::new();
     for position in base + 1..=last {
         let offset = format!("{epoch:08x}-{position:016x}");
         match (known.get(&offset), heard.get(&offset)) {
             (Some(place), _) => take_known(evidence, &mut timeline, *place, offset, faults),
             (None, Some((device, heard))) => {
-                take_unknown(evidence, &mut timeline, &mut unsettled, (*device, &heard.frame), offset, faults);
+                let may_be = |place: &usize| offset > before(&accepted, evidence.writes[*place].began);
+                let may_be: Vec<usize> = unsettled.iter().copied().filter(may_be).collect();
+                let told = (*device, &*heard.frame);
+                if let Some(place) = take_unknown(evidence, &mut timeline, &may_be, told, offset, faults) {
+                    unsettled.retain(|other| *other != place);
+                }
             }
             (None, None) => silent.push(offset),
         }
@@ -228,17 +236,17 @@ fn take_known(evidence: &Evidence, timeline: &mut Timeline, place: usize, offset
     settle(evidence, timeline, place, write.key.clone(), offset, verdict);
 }
 
-/// Finds the write that an entry comes from which somebody was told of, and no known change explains.
+/// Finds the write that an entry comes from which somebody was told of, and no known change explains. Gives its place.
 fn take_unknown(
     evidence: &Evidence,
     timeline: &mut Timeline,
-    unsettled: &mut Vec<usize>,
+    unsettled: &[usize],
     (device, frame): (&str, &Value),
     offset: Offset,
     faults: &mut Vec<String>,
-) {
+) -> Option<usize> {
     let mut found = None;
-    for (nth, place) in unsettled.iter().enumerate() {
+    for place in unsettled {
         let write = &evidence.writes[*place];
         let id = frame["metadata"]["id"].as_str().unwrap_or_default().to_owned();
         if frame["metadata"]["type"] != write.key.0 || !write.key.1.is_empty() && write.key.1 != id {
@@ -257,15 +265,15 @@ fn take_unknown(
             Verdict::Changed(after) => leads_to(frame, &before, after, &write.op),
         };
         if fits {
-            found = Some((nth, key, verdict));
+            found = Some((*place, key, verdict));
             break;
         }
     }
     match found {
-        Some((nth, key, verdict)) => {
-            let place = unsettled.remove(nth);
+        Some((place, key, verdict)) => {
             timeline.n_settled_by_looking += 1;
             settle(evidence, timeline, place, key, offset, verdict);
+            Some(place)
         }
         None => {
             let models = [crate::model::TASK, crate::model::NOTE, crate::model::END];
@@ -275,6 +283,7 @@ fn take_unknown(
             faults.push(format!(
                 "{offset}: a change that no write explains, or one that was made twice; {device} was told {frame}\n{history}"
             ));
+            None
         }
     }
 }
