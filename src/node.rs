@@ -61,11 +61,11 @@ impl Node {
     pub async fn start(settings: Running) -> Result<Self, Failure> {
         let config = settings.now();
         let api_listener = match config.runs(Role::Api) {
-            true => Some(bind(config.api.listen).await?),
+            true => Some(bind(config.api.listen, "api.listen or --listen").await?),
             false => None,
         };
         let websocket_listener = match (config.runs(Role::Websocket), config.websocket_listen()) {
-            (true, Some(address)) => Some(bind(address).await?),
+            (true, Some(address)) => Some(bind(address, "workers.websocket.port").await?),
             _ => None,
         };
         let addresses = Addresses {
@@ -163,8 +163,9 @@ impl Node {
     }
 }
 
-async fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
-    TcpListener::bind(address).await.map_err(|error| format!("cannot listen on {address}: {error}").into())
+async fn bind(address: SocketAddr, settings: &str) -> Result<TcpListener, Failure> {
+    let refused = |error| format!("cannot listen on {address}: {error}; {settings} names another address or port");
+    TcpListener::bind(address).await.map_err(|error| refused(error).into())
 }
 
 async fn open(settings: Arc<Running>) -> Result<Domain, Failure> {

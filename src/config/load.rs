@@ -143,6 +143,12 @@ impl Layers {
         if let Some((value, _)) = self.values.get(key) {
             return Ok(value);
         }
+        let within = format!("{key}.");
+        if self.values.keys().any(|known| known.starts_with(&within)) {
+            return Err(ConfigError(format!(
+                "`{key}` ({source}) is a section, not a setting: it needs a table, [{key}]"
+            )));
+        }
         let (section, name) = key.rsplit_once('.').unwrap_or(("", key));
         let prefix = if section.is_empty() { String::new() } else { format!("{section}.") };
         let siblings: Vec<&str> = self
@@ -152,14 +158,15 @@ impl Layers {
             .filter(|rest| !rest.contains('.'))
             .collect();
         let hint = if !section.is_empty() && !siblings.is_empty() {
-            format!("[{section}] knows {}", siblings.join(", "))
+            format!("there is no `{name}`; [{section}] knows {}", siblings.join(", "))
         } else {
             let mut sections: Vec<&str> =
                 self.values.keys().filter_map(|known| known.rsplit_once('.')).map(|(section, _)| section).collect();
             sections.dedup();
-            format!("the sections are {}", sections.join(", "))
+            let missing = if section.is_empty() { name } else { section };
+            format!("there is no section `{missing}`; the sections are {}", sections.join(", "))
         };
-        Err(ConfigError(format!("unknown setting `{key}` ({source}): there is no `{name}`; {hint}")))
+        Err(ConfigError(format!("unknown setting `{key}` ({source}): {hint}")))
     }
 
     /// Everything as one table, for deserialization.

@@ -436,7 +436,13 @@ mod tests {
                 vec![],
                 "unknown setting `api.listn` (nexxus.toml, line 2): there is no `listn`; [api] knows listen",
             ),
-            ("[apy]\nlisten = \"x\"\n", vec![], "the sections are api, "),
+            ("[apy]\nlisten = \"x\"\n", vec![], "there is no section `apy`; the sections are api, "),
+            ("api = 3\n", vec![], "`api` (nexxus.toml, line 1) is a section, not a setting: it needs a table, [api]"),
+            (
+                "",
+                vec![("NEXXUS_WORKERZ__WRITER__PREFETCH", "20")],
+                "there is no section `workerz.writer`; the sections",
+            ),
             (
                 "[api]\nlisten = \"nowhere\"\n",
                 vec![],

@@ -375,6 +375,17 @@ async fn queues_are_listed_and_their_dead_letters() {
 }
 
 #[test]
+fn a_port_that_is_taken_is_told_with_its_setting() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address");
+    let listen = taken.to_string();
+    Shell::new().run(&["serve", "--listen", &listen]).fails(1, "api.listen or --listen names another");
+    Shell::new()
+        .with("NEXXUS_WORKERS__WEBSOCKET__PORT", &taken.port().to_string())
+        .run(&["serve", "--listen", "127.0.0.1:0"])
+        .fails(1, "workers.websocket.port names another");
+}
+
+#[test]
 fn settings_are_checked_and_shown() {
     let shell = Shell::new();
     assert_eq!(shell.run(&["config", "check"]).expect(0), "the configuration is valid\n");

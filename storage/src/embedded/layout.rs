@@ -15,13 +15,27 @@ const LEAST_EPOCH: &str = "epoch";
 /// Checks that this build knows the layout, and writes its number into a new directory. Only the owner may enter a directory that is
 /// made here: it holds secrets.
 pub(super) fn check(dir: &Path) -> Result<()> {
-    let failed = |error| Error::io("open data directory", dir.display().to_string(), error);
+    let failed = |error| cannot_use(dir, error);
     DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
     let path = dir.join("format");
     match fs::read_to_string(&path) {
         Ok(text) => check_number(dir, &text),
         Err(error) if error.kind() == io::ErrorKind::NotFound => write_number(dir, &path, FORMAT).map_err(failed),
         Err(error) => Err(failed(error)),
+    }
+}
+
+/// A directory that cannot be made, read or written is most often a mistake in the settings.
+fn cannot_use(dir: &Path, error: io::Error) -> Error {
+    use io::ErrorKind::{AlreadyExists, NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem};
+    let (operation, name) = ("open data directory", dir.display());
+    match error.kind() {
+        AlreadyExists | NotADirectory | NotFound | PermissionDenied | ReadOnlyFilesystem => {
+            let message =
+                format!("{name}: data.dir or --data has to name a directory that this user may make or write");
+            Error::new(ErrorKind::Invalid, operation, message).with_source(error)
+        }
+        _ => Error::io(operation, name.to_string(), error),
     }
 }
 
@@ -84,6 +98,16 @@ mod tests {
             assert_eq!(fs::read_to_string(dir.join("format")).expect("a file"), "1\n");
         }
         assert_eq!(fs::metadata(&dir).expect("a directory").permissions().mode() & 0o777, 0o700);
+    }
+
+    #[test]
+    fn a_file_in_its_place_is_refused_with_the_setting() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        for dir in [file.path().to_owned(), file.path().join("data")] {
+            let error = check(&dir).expect_err("refused");
+            assert_eq!(error.kind, ErrorKind::Invalid, "{error}");
+            assert!(error.to_string().contains("data.dir or --data has to name a directory"), "{error}");
+        }
     }
 
     #[test]

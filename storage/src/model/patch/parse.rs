@@ -163,7 +163,10 @@ fn array(body: &Value) -> Parsed<&[Value]> {
     match body {
         Value::Array(items) if items.len() > PATCHES => Err(vec![too_many("patches")]),
         Value::Array(items) => Ok(items),
-        _ => Err(vec![FieldError::new("", "not an array of patches")]),
+        _ => Err(vec![FieldError::new(
+            "",
+            "not an array of patches; fields to set go in an object, as application/merge-patch+json",
+        )]),
     }
 }
 
