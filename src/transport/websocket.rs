@@ -102,7 +102,12 @@ async fn opening(hub: &Hub, parameters: Parameters, headers: &HeaderMap) -> Resu
     };
     let unauthorized = |detail: &str| Problem::new(ProblemKind::Unauthorized, detail);
     let Some(app) = app else {
-        return Err(unauthorized("connect with ?token=JWT, or with ?app=APP&device=DEVICE where no token is needed"));
+        return Err(unauthorized(match token {
+            Some(_) => {
+                "not a token of a user of this installation; other tokens need ?app=APP&device=DEVICE beside them"
+            }
+            None => "connect with ?token=JWT, or with ?app=APP&device=DEVICE where no token is needed",
+        }));
     };
     let Some(application) = domain.catalog.find(&app) else {
         return Err(Problem::new(ProblemKind::NotFound, format!("there is no application {app}")));
@@ -256,7 +261,12 @@ impl Wire {
     async fn hear(&mut self, heard: Option<Result<Message, axum::Error>>) -> Result<(), End> {
         self.unanswered = 0;
         let text = match heard {
-            None | Some(Err(_)) | Some(Ok(Message::Close(_))) => return Err(End::Gone),
+            None | Some(Err(_)) => return Err(End::Gone),
+            Some(Ok(Message::Close(_))) => {
+                // The answer is queued by now. Without it the client takes its own close for a lost connection (1006).
+                let _unsent = timeout(Duration::from_secs(2), self.socket.flush()).await;
+                return Err(End::Gone);
+            }
             Some(Ok(Message::Ping(_) | Message::Pong(_))) => return Ok(()),
             Some(Ok(Message::Text(text))) => text,
             // Frames are JSON text; who sends them as binary means the same.

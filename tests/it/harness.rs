@@ -442,6 +442,12 @@ impl Device {
         }
     }
 
+    /// Ends the connection from this side, without a code; gives the one that is answered.
+    pub(crate) async fn hang_up(mut self) -> u16 {
+        self.socket.send(Message::Close(None)).await.expect("sent");
+        self.closed().await
+    }
+
     async fn hear(&mut self) -> Heard {
         let heard = async {
             loop {

@@ -238,3 +238,12 @@ async fn nothing_falls_between_the_items_and_the_frames() {
         assert_eq!(seen, created);
     }
 }
+
+#[tokio::test]
+async fn a_client_that_closes_is_answered() {
+    let server = Server::start().await;
+    let app = server.app("tasks", json!({ "task": { "title": { "type": "string" } } }), json!({})).await;
+    let device = app.user("anna").await.device("phone").await;
+    // 1005: closed without a code, as it asked. 1006 would be a connection that was lost.
+    assert_eq!(device.hang_up().await, 1005);
+}
