@@ -120,7 +120,7 @@ impl Opening {
             return Ok(Since::Last);
         }
         let log = &hub.domain.backends.change_log;
-        let invalid = |why: &str| Problem::new(ProblemKind::InvalidOffset, format!("since={text}: {why}"));
+        let invalid = |why: &str| Problem::new(ProblemKind::InvalidOffset, format!("offset {text}: {why}"));
         let unavailable = |error: nexxus_storage::Error| Problem::new(ProblemKind::Unavailable, error.to_string());
         if let Ok(change) = text.parse::<ChangeId>() {
             let found = log.find(app, &[change]).await.map_err(unavailable)?;
