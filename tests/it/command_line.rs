@@ -376,7 +376,8 @@ async fn queues_are_listed_and_their_dead_letters() {
 
 #[test]
 fn a_port_that_is_taken_is_told_with_its_setting() {
-    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address");
+    let holder = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let taken = holder.local_addr().expect("an address");
     let listen = taken.to_string();
     Shell::new().run(&["serve", "--listen", &listen]).fails(1, "api.listen or --listen names another");
     Shell::new()
