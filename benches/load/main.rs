@@ -8,12 +8,19 @@
 //! cargo bench --bench load -- storm              10,000 devices come back at once after a restart
 //! cargo bench --bench load -- slow               10 of 1,000 subscribers stop reading for 20 s at 2,000 changes/s
 //! cargo bench --bench load -- backup             backups of 1 M documents while 2,000/s are written, and the restore
+//! cargo bench --bench load -- filtered           writes/s with 10,000 filtered subscribers, one hit each, against 1
+//! cargo bench --bench load -- fan-out            one change to 5,000 subscribers; saturation with 1,000
+//! cargo bench --bench load -- idle               memory of 10,000 idle subscribed connections
+//! cargo bench --bench load -- subscriptions      start to ready with 1 M filtered subscriptions; memory of each
 //! ```
+//!
+//! With `NEXXUS_LOAD_CORE=0` the server runs on that core alone. Many connections need as many open files: `ulimit -n`.
 //!
 //! The generator runs on the same machine as the server: figures are of both together. Say the machine's load beside them.
 
 mod backups;
 mod client;
+mod crowds;
 mod returning;
 mod scenarios;
 mod server;
@@ -83,6 +90,34 @@ enum Scenario {
         #[arg(long, default_value_t = 1_000_000)]
         documents: u64,
     },
+    /// What filtered subscribers cost a write.
+    Filtered {
+        #[arg(long, default_value_t = 10_000)]
+        subscribers: usize,
+        #[arg(long, default_value_t = 8)]
+        seconds: u64,
+    },
+    /// One change to all subscribers of a channel, and as many as go.
+    FanOut {
+        #[arg(long, default_value_t = 5_000)]
+        subscribers: usize,
+        #[arg(long, default_value_t = 1_000)]
+        saturated: usize,
+        #[arg(long, default_value_t = 5)]
+        seconds: u64,
+    },
+    /// Memory of idle subscribed connections.
+    Idle {
+        #[arg(long, default_value_t = 10_000)]
+        subscribers: usize,
+    },
+    /// Start to ready with many subscriptions, and their memory.
+    Subscriptions {
+        #[arg(long, default_value_t = 1_000_000)]
+        count: usize,
+        #[arg(long, default_value_t = 1)]
+        per_device: usize,
+    },
 }
 
 #[tokio::main]
@@ -105,5 +140,9 @@ async fn main() {
         Scenario::Slow { subscribers, rate } => returning::slow(subscribers, rate).await,
         Scenario::Backup { documents, rate } => backups::backup(documents, rate).await,
         Scenario::Start { documents } => scenarios::start(documents).await,
+        Scenario::Filtered { subscribers, seconds } => crowds::filtered(subscribers, seconds).await,
+        Scenario::FanOut { subscribers, saturated, seconds } => crowds::fan_out(subscribers, saturated, seconds).await,
+        Scenario::Idle { subscribers } => crowds::idle(subscribers).await,
+        Scenario::Subscriptions { count, per_device } => crowds::subscriptions(count, per_device).await,
     }
 }

@@ -69,6 +69,11 @@ impl Ground {
         }
     }
 
+    pub(crate) fn end(self) {
+        let dir = self.server.stop();
+        let _gone = std::fs::remove_dir_all(dir);
+    }
+
     /// A subscriber of the whole model: counts frames, and keeps the time from `sent` to each.
     async fn subscriber(&self) -> Subscriber {
         let url = format!("ws://{}/ws?app={APP}&device=listener&token={}", self.server.address, self.token);

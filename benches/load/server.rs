@@ -23,7 +23,16 @@ impl Server {
         let _gone = std::fs::remove_file(&addresses);
         let log = std::fs::File::options().create(true).append(true).open(dir.join("server.log")).expect("a log");
         let started = Instant::now();
-        let child = Command::new(env!("CARGO_BIN_EXE_nexxus"))
+        let binary = env!("CARGO_BIN_EXE_nexxus");
+        let mut command = match std::env::var("NEXXUS_LOAD_CORE") {
+            Ok(core) => {
+                let mut command = Command::new("taskset");
+                command.args(["-c", &core, binary]);
+                command
+            }
+            Err(_) => Command::new(binary),
+        };
+        let child = command
             .args(["serve", "--data"])
             .arg(&dir)
             .current_dir(&dir)

@@ -70,7 +70,7 @@ impl Listener<'_> {
         }
         let matcher = &self.crowd.matcher;
         let listening = matcher.listening(self.number)?;
-        let user = self.crowd.users.owner_id(self.number).cloned();
+        let user = self.crowd.users.owner_id(self.number);
         Some(Cow::Owned(records::Subscription {
             app: listening.app.clone(),
             id: matcher.id_of(self.number)?,
@@ -87,6 +87,24 @@ impl Listener<'_> {
     }
 }
 
+/// A subscription, ready to be taken in. Many can be made at the same time.
+pub struct Compiled {
+    record: records::Subscription,
+    view: Option<View>,
+}
+
+impl Compiled {
+    /// As application and user stand now. A subscription that fits them no longer hears nothing.
+    pub fn new(record: records::Subscription, application: Option<&Application>, facts: &UserFacts) -> Self {
+        let view = application.and_then(|application| {
+            View::compile(&record, application, facts)
+                .inspect_err(|error| warn!(app = %record.app, %error, "a subscription fits no longer"))
+                .ok()
+        });
+        Self { record, view }
+    }
+}
+
 impl Crowd {
     pub fn of(application: Option<Arc<Application>>) -> Self {
         Self { compiled: application.clone(), application, ..Self::default() }
@@ -95,6 +113,11 @@ impl Crowd {
     /// What rules know of a user, if the user has subscriptions.
     pub fn facts_of(&self, user: &UserId) -> Option<&UserFacts> {
         self.users.facts(self.users.find(user)?).map(|facts| &**facts)
+    }
+
+    /// The same, to be taken elsewhere.
+    pub fn shared_facts_of(&self, user: &UserId) -> Option<Arc<UserFacts>> {
+        self.users.facts(self.users.find(user)?).cloned()
     }
 
     /// Takes in what rules know of a user who may have subscriptions soon; what is known already stays.
@@ -110,11 +133,16 @@ impl Crowd {
     /// `facts` of its user, where nothing is known of the user yet.
     pub fn subscribe(&mut self, subscription: records::Subscription, facts: Option<UserFacts>) {
         let user = subscription.user.as_ref().map(|user| self.users.add(user, facts.unwrap_or_default()));
-        let view = self.compile(&subscription, user);
-        let (id, device) = (&subscription.id, &subscription.device);
-        let number = self.matcher.subscribe(id, device, subscription.since, view.as_ref());
+        let facts = user.and_then(|user| self.users.facts(user)).cloned().unwrap_or_default();
+        self.take(Compiled::new(subscription, self.application.as_deref(), &facts));
+    }
+
+    /// Takes in a subscription that was compiled for the application and the facts as they are here.
+    pub fn take(&mut self, Compiled { record, view }: Compiled) {
+        let user = record.user.as_ref().map(|user| self.users.add(user, UserFacts::default()));
+        let number = self.matcher.subscribe(&record.id, &record.device, record.since, view.as_ref());
         self.users.own(number, user);
-        self.keep(number, Cow::Owned(subscription), view.as_ref());
+        self.keep(number, Cow::Owned(record), view.as_ref());
     }
 
     pub fn unsubscribe(&mut self, id: &SubscriptionId) {
@@ -122,15 +150,6 @@ impl Crowd {
         self.matcher.unsubscribe(number);
         self.users.disown(number);
         self.kept.remove(&number);
-    }
-
-    /// A subscription as application and user stand now. One that fits them no longer hears nothing.
-    fn compile(&self, subscription: &records::Subscription, user: Option<Number>) -> Option<View> {
-        let facts = user.and_then(|user| self.users.facts(user)).cloned().unwrap_or_default();
-        let application = self.application.as_ref()?;
-        View::compile(subscription, application, &facts)
-            .inspect_err(|error| warn!(app = %subscription.app, %error, "a subscription fits no longer"))
-            .ok()
     }
 
     /// Keeps a record that could not be put together again from its view.
@@ -153,7 +172,7 @@ impl Crowd {
         for number in numbers {
             let listener = Listener { crowd: self, number };
             let Some(record) = listener.record().map(Cow::into_owned) else { continue };
-            let view = self.compile(&record, self.users.owner(number));
+            let Compiled { record, view } = Compiled::new(record, self.application.as_deref(), listener.facts());
             self.matcher.change(number, view.as_ref());
             self.keep(number, Cow::Owned(record), view.as_ref());
         }

@@ -33,13 +33,14 @@ pub(super) struct Group {
     pub(super) members: Members,
 }
 
-/// Numbers of subscriptions, in no order.
+/// Numbers of subscriptions, in no order. Most groups have one.
 #[derive(Default)]
 pub(super) enum Members {
     #[default]
     None,
     One(Number),
-    Several(Vec<Number>),
+    #[expect(clippy::box_collection, reason = "a group with one member is to be small")]
+    Several(Box<Vec<Number>>),
 }
 
 impl Members {
@@ -55,7 +56,7 @@ impl Members {
     pub(super) fn push(&mut self, member: Number) -> u32 {
         match self {
             Self::None => *self = Self::One(member),
-            Self::One(first) => *self = Self::Several(vec![*first, member]),
+            Self::One(first) => *self = Self::Several(Box::new(vec![*first, member])),
             Self::Several(several) => several.push(member),
         }
         (self.as_slice().len() - 1) as u32
@@ -69,7 +70,8 @@ impl Members {
                 several.swap_remove(place);
                 let moved = several.get(place).copied();
                 if several.capacity() > 8 && several.len() * 4 < several.capacity() {
-                    several.shrink_to(several.len() * 2);
+                    let enough = several.len() * 2;
+                    several.shrink_to(enough);
                 }
                 if several.is_empty() {
                     *self = Self::None;
@@ -112,14 +114,14 @@ pub(super) fn pack(view: &View, fields: &mut Fields, into: &mut Vec<u8>) {
     if let Some(filter) = &channel.filter {
         let mut condition = Vec::new();
         packed::pack(filter.condition(), fields, &mut condition);
-        into.extend_from_slice(&(condition.len() as u32).to_le_bytes());
+        packed::put_number(condition.len() as u64, into);
         into.extend_from_slice(&condition);
     }
     packed::pack(&view.readable, fields, into);
 }
 
 fn put_text(text: &str, into: &mut Vec<u8>) {
-    into.extend_from_slice(&(text.len() as u16).to_le_bytes());
+    packed::put_number(text.len() as u64, into);
     into.extend_from_slice(text.as_bytes());
 }
 
@@ -208,8 +210,8 @@ impl Group {
             if !is_there {
                 return Some(None);
             }
-            let (length, after) = rest.split_first_chunk()?;
-            let (text, after) = after.split_at_checked(usize::from(u16::from_le_bytes(*length)))?;
+            let length = packed::take_number(&mut rest)? as usize;
+            let (text, after) = rest.split_at_checked(length)?;
             rest = after;
             std::str::from_utf8(text).ok().map(Some)
         };
@@ -221,8 +223,8 @@ impl Group {
         }
         let mut filter = None;
         if has(HAS_FILTER) {
-            let (length, after) = rest.split_first_chunk()?;
-            let (found, after) = after.split_at_checked(u32::from_le_bytes(*length) as usize)?;
+            let length = packed::take_number(&mut rest)? as usize;
+            let (found, after) = rest.split_at_checked(length)?;
             (filter, rest) = (Some(found), after);
         }
         Some(PackedView { privileged: has(PRIVILEGED), id, user, hash, key, filter, readable: rest })

@@ -27,8 +27,8 @@ pub(super) struct Users {
 
 #[derive(Default)]
 struct User {
-    /// None at free places only.
-    id: Option<UserId>,
+    /// None at free places only. Shorter than a [`UserId`].
+    id: Option<Box<str>>,
     facts: Option<Arc<UserFacts>>,
     /// The first of its subscriptions.
     first: Link,
@@ -54,12 +54,12 @@ struct Owned {
 
 impl Users {
     pub(super) fn find(&self, id: &UserId) -> Option<Number> {
-        let is_meant = |number: &Number| self.id(*number) == Some(id);
-        self.by_id.find(self.keys.hash_one(id), is_meant).copied()
+        let is_meant = |number: &Number| self.id(*number) == Some(id.as_str());
+        self.by_id.find(self.keys.hash_one(id.as_str()), is_meant).copied()
     }
 
-    fn id(&self, user: Number) -> Option<&UserId> {
-        self.known.get(user)?.id.as_ref()
+    fn id(&self, user: Number) -> Option<&str> {
+        self.known.get(user)?.id.as_deref()
     }
 
     /// As of the matched place in the log.
@@ -97,11 +97,11 @@ impl Users {
             return known;
         }
         let facts = Some(self.shared(facts));
-        let user = self.known.insert(User { id: Some(id.clone()), facts, first: Link::default() });
+        let user = self.known.insert(User { id: Some(id.as_str().into()), facts, first: Link::default() });
         let (known, keys) = (&self.known, &self.keys);
-        let id_of = |number: &Number| known.get(*number).and_then(|user| user.id.as_ref());
+        let id_of = |number: &Number| known.get(*number).and_then(|user| user.id.as_deref());
         let hash_of = |number: &Number| id_of(number).map_or(0, |id| keys.hash_one(id));
-        self.by_id.insert(keys.hash_one(id), user, hash_of);
+        self.by_id.insert(keys.hash_one(id.as_str()), user, hash_of);
         user
     }
 
@@ -141,7 +141,7 @@ impl Users {
             return;
         }
         if let Some(id) = self.known.get_mut(user).and_then(|user| user.id.take()) {
-            self.by_id.remove(self.keys.hash_one(&id), |number| *number == user);
+            self.by_id.remove(self.keys.hash_one(&*id), |number| *number == user);
             self.known.remove(user);
         }
     }
@@ -157,8 +157,8 @@ impl Users {
         self.owned.get(subscription).map(|owned| owned.user).filter(|user| *user != Link::default()).map(|user| user.0)
     }
 
-    pub(super) fn owner_id(&self, subscription: Number) -> Option<&UserId> {
-        self.id(self.owner(subscription)?)
+    pub(super) fn owner_id(&self, subscription: Number) -> Option<UserId> {
+        UserId::parse(self.id(self.owner(subscription)?)?).ok()
     }
 
     /// The subscriptions of a user.
@@ -188,7 +188,7 @@ mod tests {
         let of = |users: &Users, user| users.subscriptions(user).collect::<Vec<_>>();
         assert_eq!(of(&users, ann), [3, 900, 7]);
         users.disown(900);
-        assert_eq!((of(&users, ann), users.owner(900), users.owner_id(3)), (vec![3, 7], None, Some(&id("ann"))));
+        assert_eq!((of(&users, ann), users.owner(900), users.owner_id(3)), (vec![3, 7], None, Some(id("ann"))));
         users.own(3, Some(bob));
         assert_eq!((of(&users, ann), of(&users, bob), users.owner(4)), (vec![7], vec![3], None));
         users.disown(7);

@@ -10,17 +10,20 @@ use std::{
 };
 
 use nexxus_storage::{
-    Registry, Result,
+    Error, ErrorKind, Registry, Result,
     model::{AppId, UserId, change::UserFacts},
     registry::{
         Key, Kind,
         records::{self, Typed},
     },
 };
-use tokio::sync::mpsc;
+use tokio::{
+    sync::mpsc,
+    task::{JoinError, JoinHandle},
+};
 use tracing::{error, info};
 
-use crate::matcher::crowd::Crowd;
+use crate::matcher::crowd::{Compiled, Crowd};
 
 /// Records that are read at once.
 const PAGE: usize = 2_000;
@@ -57,15 +60,13 @@ impl<'l> Loading<'l> {
 
     pub(super) async fn load(mut self) -> Result<Crowd> {
         let mut pages: Pages<records::Subscription> = Pages::read(self.registry.clone(), Kind::Subscription, self.app);
+        let mut compiling: Option<JoinHandle<Vec<Compiled>>> = None;
         while let Some(page) = pages.next().await? {
             let n_before = self.n_looked_up;
             let is_full = page.is_full;
-            for subscription in page.records {
-                let facts = match &subscription.user {
-                    Some(user) if self.crowd.facts_of(user).is_none() => Some(self.facts_of(user).await?),
-                    _ => None,
-                };
-                self.crowd.subscribe(subscription, facts);
+            let next = self.compile(page.records).await?;
+            if let Some(compiled) = compiling.replace(next) {
+                self.take(compiled).await?;
             }
             if is_full && self.n_looked_up > n_before {
                 self.read_users().await?;
@@ -74,8 +75,9 @@ impl<'l> Loading<'l> {
                 info!(app = %self.app, subscriptions = self.crowd.n_subscriptions(), "loading the matcher");
                 self.told = Instant::now();
             }
-            // Others have to get on, too: this may take seconds.
-            tokio::task::yield_now().await;
+        }
+        if let Some(compiled) = compiling {
+            self.take(compiled).await?;
         }
         self.crowd.forget_idle_users();
         let mut pages: Pages<records::Connection> = Pages::read(self.registry.clone(), Kind::Connection, self.app);
@@ -87,9 +89,45 @@ impl<'l> Loading<'l> {
         Ok(self.crowd)
     }
 
+    /// Compiles subscriptions on another thread, while those before them are taken in.
+    async fn compile(&mut self, records: Vec<records::Subscription>) -> Result<JoinHandle<Vec<Compiled>>> {
+        let mut with_facts = Vec::with_capacity(records.len());
+        for record in records {
+            let facts = match &record.user {
+                Some(user) => Some(self.shared_facts_of(user).await?),
+                None => None,
+            };
+            with_facts.push((record, facts));
+        }
+        let application = self.crowd.application.clone();
+        Ok(tokio::task::spawn_blocking(move || {
+            let compile = |(record, facts): (_, Option<Arc<UserFacts>>)| {
+                Compiled::new(record, application.as_deref(), &facts.unwrap_or_default())
+            };
+            with_facts.into_iter().map(compile).collect()
+        }))
+    }
+
+    async fn take(&mut self, compiled: JoinHandle<Vec<Compiled>>) -> Result<()> {
+        let internal = |error: JoinError| Error::new(ErrorKind::Internal, "compile subscriptions", error.to_string());
+        for compiled in compiled.await.map_err(internal)? {
+            self.crowd.take(compiled);
+        }
+        Ok(())
+    }
+
+    async fn shared_facts_of(&mut self, user: &UserId) -> Result<Arc<UserFacts>> {
+        if let Some(facts) = self.crowd.shared_facts_of(user) {
+            return Ok(facts);
+        }
+        let facts = self.facts_of(user).await?;
+        self.crowd.expect_user(user, facts);
+        Ok(self.crowd.shared_facts_of(user).unwrap_or_default())
+    }
+
     async fn facts_of(&mut self, user: &UserId) -> Result<UserFacts> {
         if let Some(facts) = self.before.and_then(|before| before.facts_of(user)) {
-            return Ok(UserFacts::clone(facts));
+            return Ok(facts.clone());
         }
         if self.users_upto.as_ref().is_some_and(|upto| user <= upto) {
             // There is no such user.

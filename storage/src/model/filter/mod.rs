@@ -111,7 +111,10 @@ impl Filter {
         if depth > FILTER_DEPTH {
             return Err(At::ROOT.fault(format!("$and, $or and $not lie more than {FILTER_DEPTH} deep in one another")));
         }
-        let hash: String = Sha256::digest(&canonical)[..16].iter().map(|byte| format!("{byte:02x}")).collect();
+        let mut hash = String::with_capacity(32);
+        for byte in Sha256::digest(&canonical).iter().take(16) {
+            hash.extend([byte >> 4, byte & 15].map(|half| char::from_digit(half.into(), 16).unwrap_or_default()));
+        }
         Ok(Self { condition, canonical: canonical.into(), hash: hash.into() })
     }
 

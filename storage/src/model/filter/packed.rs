@@ -25,6 +25,8 @@ const NUMBER: u8 = 1;
 const FALSE: u8 = 2;
 const TRUE: u8 = 3;
 const DATE: u8 = 4;
+/// A number without a fraction: zigzag, LEB128.
+const INTEGER: u8 = 5;
 
 /// The fields that packed conditions name, by number.
 #[derive(Debug, Default)]
@@ -115,6 +117,11 @@ fn put_scalar(scalar: &Scalar, into: &mut Vec<u8>) {
             into.push(STRING);
             put_bytes(text.as_bytes(), into);
         }
+        Scalar::Number(number) if number.fract() == 0.0 => {
+            let integer = *number as i64;
+            into.push(INTEGER);
+            put_number((integer << 1 ^ integer >> 63).cast_unsigned(), into);
+        }
         Scalar::Number(number) => {
             into.push(NUMBER);
             into.extend_from_slice(&number.to_le_bytes());
@@ -127,7 +134,8 @@ fn put_scalar(scalar: &Scalar, into: &mut Vec<u8>) {
     }
 }
 
-fn put_number(mut number: u64, into: &mut Vec<u8>) {
+/// Appends a number in LEB128.
+pub fn put_number(mut number: u64, into: &mut Vec<u8>) {
     while number >= 0x80 {
         into.push(number as u8 | 0x80);
         number >>= 7;
@@ -138,6 +146,20 @@ fn put_number(mut number: u64, into: &mut Vec<u8>) {
 fn put_bytes(bytes: &[u8], into: &mut Vec<u8>) {
     put_number(bytes.len() as u64, into);
     into.extend_from_slice(bytes);
+}
+
+/// Takes such a number off the front; none when there is none.
+pub fn take_number(from: &mut &[u8]) -> Option<u64> {
+    let mut number = 0;
+    for shift in (0..64).step_by(7) {
+        let (byte, rest) = from.split_first()?;
+        *from = rest;
+        number |= u64::from(byte & 0x7f) << shift;
+        if byte & 0x80 == 0 {
+            return Some(number);
+        }
+    }
+    None
 }
 
 /// Whether a document fulfils a packed condition: the same as [`Condition::matches`]. Nothing is allocated. What is no packed
@@ -170,15 +192,7 @@ impl<'p> Reader<'p> {
     }
 
     fn number(&mut self) -> Option<u64> {
-        let mut number = 0;
-        for shift in (0..64).step_by(7) {
-            let byte = self.byte()?;
-            number |= u64::from(byte & 0x7f) << shift;
-            if byte & 0x80 == 0 {
-                return Some(number);
-            }
-        }
-        None
+        take_number(&mut self.bytes)
     }
 
     fn bytes(&mut self) -> Option<&'p [u8]> {
@@ -200,6 +214,10 @@ impl<'p> Reader<'p> {
         Some(match self.byte()? {
             STRING => Stored::String(self.text()?),
             NUMBER => Stored::Number(f64::from_le_bytes(self.eight()?)),
+            INTEGER => {
+                let zigzag = self.number()?;
+                Stored::Number(((zigzag >> 1).cast_signed() ^ -(zigzag & 1).cast_signed()) as f64)
+            }
             FALSE => Stored::Boolean(false),
             TRUE => Stored::Boolean(true),
             DATE => Stored::Date(Timestamp::from_ms(i64::from_le_bytes(self.eight()?)).ok()?),
@@ -365,6 +383,6 @@ mod tests {
         let filter = Filter::parse(&filter, &model, false).expect("a filter");
         let mut packed = Vec::new();
         pack(filter.condition(), &mut Fields::default(), &mut packed);
-        assert_eq!(packed.len(), 37);
+        assert_eq!(packed.len(), 30);
     }
 }

@@ -1,0 +1,76 @@
+//! Looks for inputs that the parser, the canonical form or the packed form get wrong. `NEXXUS_FUZZ_SECONDS` lets it look for so
+//! long (see CONTRIBUTING).
+
+use std::time::{Duration, Instant};
+
+use proptest::{
+    prelude::*,
+    test_runner::{Config, TestRunner},
+};
+
+use super::super::packed::{Fields, matches, pack, unpack};
+use crate::model::{
+    Document, Filter, Model,
+    filter::{FILTER_CONDITIONS, FILTER_DEPTH, FILTER_VALUES},
+    testing::{any_json, document, filter, filter_fields, model, naive_matches},
+};
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+/// JSON that is a filter, nearly one, at and past every limit, or nothing of the kind.
+fn any_filter(model: &Arc<Model>) -> BoxedStrategy<Value> {
+    let fields: Vec<String> = filter_fields(model).iter().map(|field| field.path.to_string()).collect();
+    let field = || prop::sample::select(fields.clone());
+    let around = |limit: usize| limit.saturating_sub(2)..limit + 3;
+    let valid = || filter(model);
+    let nested = (valid(), around(FILTER_DEPTH)).prop_map(|(inner, depth)| {
+        (0..depth)
+            .fold(inner, |inner, at| if at % 2 == 0 { json!({ "$not": inner }) } else { json!({ "$or": [inner] }) })
+    });
+    let values = (field(), any_json(), around(FILTER_VALUES), any::<bool>()).prop_map(|(field, value, n, negated)| {
+        let values: Vec<Value> = (0..n).map(|at| if at == 7 { value.clone() } else { json!(at.to_string()) }).collect();
+        json!({ field: { if negated { "$nin" } else { "$in" }: values } })
+    });
+    let wide = (field(), any_json(), around(FILTER_CONDITIONS)).prop_map(|(field, value, n)| {
+        json!({ "or": (0..n).map(|at| json!({ field.clone(): if at == 5 { value.clone() } else { json!(at) } })).collect::<Vec<_>>() })
+    });
+    let strange =
+        (field(), any_json(), valid()).prop_map(|(field, value, inner)| json!({ field: value, "$not": inner }));
+    let text = ".{0,40}".prop_map(|text| serde_json::from_str(&text).unwrap_or(Value::String(text)));
+    prop_oneof![8 => valid(), 2 => nested, 2 => values, 2 => wide, 3 => strange, 2 => any_json(), 1 => text].boxed()
+}
+
+fn check(model: &Model, filter: &Value, documents: &[Document], privileged: bool) -> Result<(), TestCaseError> {
+    let Ok(parsed) = Filter::parse(filter, model, privileged) else { return Ok(()) };
+    let canonical: Value = serde_json::from_str(parsed.canonical()).expect("JSON");
+    prop_assert_eq!(Filter::parse(&canonical, model, privileged), Ok(parsed.clone()), "{}", canonical);
+    prop_assert_eq!(parsed.condition().canonical(), parsed.canonical());
+    prop_assert_eq!(&parsed.condition().normalized(), parsed.condition());
+    let (mut fields, mut packed) = (Fields::default(), Vec::new());
+    pack(parsed.condition(), &mut fields, &mut packed);
+    prop_assert_eq!(unpack(&packed, &fields), Some(parsed.condition().clone()));
+    for document in documents {
+        let expected = naive_matches(filter, document, model);
+        prop_assert_eq!(parsed.matches(document), expected, "{} on {:?}", filter, document);
+        prop_assert_eq!(matches(&packed, &fields, document), expected);
+        prop_assert_eq!(parsed.condition().clone().negated().matches(document), !expected);
+    }
+    Ok(())
+}
+
+#[test]
+fn fuzz_filter_parser() {
+    let seconds = std::env::var("NEXXUS_FUZZ_SECONDS").ok().and_then(|seconds| seconds.parse().ok()).unwrap_or(1);
+    let (begun, mut n_cases) = (Instant::now(), 0);
+    let mut runner = TestRunner::new(Config { cases: 100, failure_persistence: None, ..Config::default() });
+    let case = model().prop_flat_map(|model| {
+        (Just(model.clone()), any_filter(&model), prop::collection::vec(document(&model), 4), any::<bool>())
+    });
+    while begun.elapsed() < Duration::from_secs(seconds) {
+        let outcome =
+            runner.run(&case, |(model, filter, documents, privileged)| check(&model, &filter, &documents, privileged));
+        assert!(outcome.is_ok(), "{}", outcome.err().map(|failure| failure.to_string()).unwrap_or_default());
+        n_cases += 100;
+    }
+    println!("{n_cases} cases in {:?}", begun.elapsed());
+}
