@@ -227,7 +227,7 @@ impl Connection {
     /// is unread, else when it has read that, too.
     pub fn join(&self, position: Offset, upto: Offset) {
         let mut buffer = self.buffer.lock();
-        if buffer.mode != Mode::Reading {
+        if buffer.mode != Mode::Reading || buffer.close.is_some() {
             return;
         }
         buffer.read = buffer.read.max(position);
@@ -270,6 +270,9 @@ impl Connection {
     /// The scan has given everything up to here. Gives whether the connection rides on.
     pub fn read_to(&self, position: Offset) -> bool {
         let mut buffer = self.buffer.lock();
+        if buffer.gone || buffer.close.is_some() {
+            return false;
+        }
         match buffer.mode {
             Mode::Joining { upto } if position >= upto => {
                 buffer.read = buffer.read.max(position);
@@ -291,7 +294,7 @@ impl Connection {
             _ => {}
         }
         buffer.read = buffer.read.max(position);
-        buffer.rides && !buffer.gone && buffer.close.is_none()
+        buffer.rides
     }
 
     /// What lies between cannot be read any more: it is told so, and goes on from here, in whatever epoch that is.
@@ -361,6 +364,10 @@ impl Connection {
         if close == Close::Revoked {
             buffer.close = Some(close);
             buffer.forget();
+        }
+        if matches!(buffer.mode, Mode::Joining { .. }) {
+            // What lies below the frames that were kept is not read for it any more.
+            buffer.read_on();
         }
         buffer.close.get_or_insert(close);
         drop(buffer);
@@ -640,6 +647,24 @@ mod tests {
         connection.close(Close::GoingAway);
         connection.close(Close::Revoked);
         assert_eq!(connection.next(), Next::Close(Close::Revoked));
+    }
+
+    /// Whoever comes back goes on above the last frame it got: none may come after one that was left out.
+    #[test]
+    fn one_that_is_closed_while_it_joins_gets_nothing_above_what_it_has_read() {
+        let connection = connection(100);
+        connection.ride();
+        replay(&connection, 6, "six");
+        connection.join(at(6), at(8));
+        offer(&connection, 9, "nine");
+        connection.close(Close::GoingAway);
+        replay(&connection, 7, "seven");
+        assert!(!connection.read_to(at(9)), "it leaves the scan");
+        offer(&connection, 10, "ten");
+        assert_eq!(connection.next(), frames(&["six"]));
+        assert_eq!(connection.next(), Next::Close(Close::GoingAway));
+        connection.join(at(9), at(9));
+        assert_eq!(connection.has_all_of(at(9)), None);
     }
 
     #[test]

@@ -205,11 +205,9 @@ impl Roster {
         });
         let before = std::mem::replace(&mut self.counted, now);
         // Other queues have rosters of their own.
-        let tell = |name: &'static str, now: usize, before: usize| {
-            metrics::gauge!(name).increment(now as f64 - before as f64);
-        };
-        tell("nexxus_subscriptions", now.subscriptions, before.subscriptions);
-        tell("nexxus_matcher_unindexed", now.unindexed, before.unindexed);
+        let more = |now: usize, before: usize| now as f64 - before as f64;
+        metrics::gauge!("nexxus_subscriptions").increment(more(now.subscriptions, before.subscriptions));
+        metrics::gauge!("nexxus_matcher_unindexed").increment(more(now.unindexed, before.unindexed));
     }
 }
 

@@ -77,11 +77,14 @@ impl CatchUp {
 
     async fn run(self: Arc<Self>, line: Line, arrival: Arc<Notify>) {
         let app = line.app.clone();
-        let ended = Ended { catch_up: self.clone(), line: line.clone() };
-        if let Err(error) = Scan::run(self, line, arrival).await {
-            warn!(%app, %error, "reading the change log for connections has failed, they have to come back");
+        let mut ending = Ending { catch_up: self.clone(), line: line.clone(), is_well: false };
+        match Scan::run(self, line, arrival).await {
+            // Whoever boards by now has a scan of its own.
+            Ok(()) => ending.is_well = true,
+            Err(error) => {
+                warn!(%app, %error, "reading the change log for connections has failed, they have to come back")
+            }
         }
-        drop(ended);
     }
 
     /// Takes some of those that wait. None when nobody waits and `may_end`: then the scan has ended.
@@ -103,14 +106,18 @@ impl CatchUp {
     }
 }
 
-/// However a scan ends, nobody waits for it any more.
-struct Ended {
+/// However a scan fails, nobody waits for it any more.
+struct Ending {
     catch_up: Arc<CatchUp>,
     line: Line,
+    is_well: bool,
 }
 
-impl Drop for Ended {
+impl Drop for Ending {
     fn drop(&mut self) {
+        if self.is_well {
+            return;
+        }
         let platform = self.catch_up.platforms.lock().remove(&self.line);
         lap::send_away(platform.into_iter().flat_map(|platform| platform.waiting));
     }

@@ -297,7 +297,7 @@ mod tests {
             let Some(name) = line.strip_prefix("pub async fn ").and_then(|rest| rest.split('(').next()) else {
                 continue;
             };
-            assert!(list.contains(&format!("                {name},\n")), "{name} is never run");
+            assert!(list.contains(&format!("            {name},\n")), "{name} is never run");
         }
     }
 }

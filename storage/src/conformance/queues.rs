@@ -644,7 +644,7 @@ mod tests {
             let Some(name) = line.strip_prefix("pub async fn ").and_then(|rest| rest.split('(').next()) else {
                 continue;
             };
-            assert!(source.contains(&format!("                {name},\n")), "{name} is never run");
+            assert!(source.contains(&format!("            {name},\n")), "{name} is never run");
         }
     }
 }
