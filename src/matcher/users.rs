@@ -107,6 +107,10 @@ impl Users {
 
     /// Gives a subscription to a user, or to none.
     pub(super) fn own(&mut self, subscription: Number, user: Option<Number>) {
+        // Taken away first, it could be the user's last, and the user be forgotten.
+        if self.owner(subscription) == user {
+            return;
+        }
         self.disown(subscription);
         let mut owned = Owned::default();
         if let Some((number, user)) = user.and_then(|number| Some((number, self.known.get_mut(number)?))) {
@@ -191,6 +195,8 @@ mod tests {
         assert_eq!((of(&users, ann), users.owner(900), users.owner_id(3)), (vec![3, 7], None, Some(id("ann"))));
         users.own(3, Some(bob));
         assert_eq!((of(&users, ann), of(&users, bob), users.owner(4)), (vec![7], vec![3], None));
+        users.own(7, Some(ann));
+        assert_eq!((users.find(&id("ann")), of(&users, ann)), (Some(ann), vec![7]), "told again, it stays its user's");
         users.disown(7);
         assert_eq!(users.find(&id("ann")), None);
         users.add(&id("cid"), UserFacts::default());

@@ -176,3 +176,21 @@ fn an_older_definition_is_not_taken() {
     crowd.follow(&entry(11, Event::Defined { definition, before: None }));
     assert!(crowd.application.is_none() && !crowd.is_over());
 }
+
+/// Whoever loads subscriptions and then reads the feed is told of some twice.
+#[test]
+fn a_user_whose_subscription_is_told_of_twice_is_still_known() {
+    let rules = json!({ "task": { "read": { "title": "$user.details.team" } } });
+    let mut crowd = Crowd::of(application(definition(1, text(), rules)));
+    let team =
+        |team: &str| UserFacts { user_type: None, details: [("team".to_owned(), json!(team))].into_iter().collect() };
+    let theirs = subscription(1, json!({ "user": "u1" }));
+    crowd.matcher.connect(&theirs.device, "q");
+    let user = theirs.user.clone().expect("a user");
+    crowd.subscribe(theirs.clone(), Some(team("a")));
+    crowd.subscribe(theirs, None);
+    crowd.know(&user, team("b"));
+    assert_eq!(crowd.facts_of(&user), Some(&team("b")));
+    assert_eq!(hearing(&crowd, json!({ "title": "a" })), [""; 0], "no longer readable");
+    assert_eq!(hearing(&crowd, json!({ "title": "b" })), ["d1"]);
+}
