@@ -8,7 +8,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use nexxus_storage::{
     Result,
-    model::{AppId, Caller, ChangeId, Problem, Timestamp, problem::ProblemKind},
+    model::{AppId, Caller, ChangeId, Problem, problem::ProblemKind},
     queue::{Message, Payload},
 };
 use parking_lot::Mutex;
@@ -76,16 +76,8 @@ impl Api {
     async fn send_barrier(&self, app: &AppId) -> Result<()> {
         let change = ChangeId::generate();
         let command = Command { app: app.clone(), caller: Caller::default(), intent: Intent::Barrier };
-        let message = Message {
-            id: change,
-            app: Some(app.clone()),
-            offset: None,
-            time: Timestamp::now(),
-            trace: None,
-            dead: None,
-            durable: false,
-            payload: Payload::new(Arc::new(command)),
-        };
+        let message = Message::new(change, Some(app.clone()), Payload::new(Arc::new(command)));
+        let message = Message { durable: false, ..message };
         let queue = self.domain.routes.writer.queue_of(app);
         self.domain.backends.queues.publish(&queue, vec![message]).await?;
         self.domain.backends.change_log.wait_passed(app, change).await

@@ -263,6 +263,12 @@ impl Domain {
         }
     }
 
+    /// What rules know of a user; nothing where there is none.
+    pub async fn facts_of(&self, app: &AppId, user: &UserId) -> nexxus_storage::Result<UserFacts> {
+        let record: Option<(records::User, u64)> = self.backends.registry.load(&Key::user(app, user)).await?;
+        Ok(record.map(|(user, _)| user.facts).unwrap_or_default())
+    }
+
     /// 404 when there is none.
     pub async fn user(&self, app: &AppId, user: &UserId) -> Result<records::User, Problem> {
         let record: Option<(records::User, u64)> = self.backends.registry.load(&Key::user(app, user)).await?;

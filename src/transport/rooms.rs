@@ -155,14 +155,11 @@ impl Rooms {
             return 0; // An older stretch again: everybody has it.
         }
         state.upto = Some(covers.upto);
-        match seen {
-            Some(upto) if covers.after > upto => {
-                debug!(app = %covers.app, after = %covers.after, %upto, "missed a stretch of the log, reading it");
-                state.connections().for_each(|connection| connection.fall_back(upto));
-                return 0;
-            }
-            // Nobody is live before the first message.
-            Some(_) | None => {}
+        // Nobody is live before the first message.
+        if let Some(upto) = seen.filter(|upto| covers.after > *upto) {
+            debug!(app = %covers.app, after = %covers.after, %upto, "missed a stretch of the log, reading it");
+            state.connections().for_each(|connection| connection.fall_back(upto));
+            return 0;
         }
         let mut n_deliveries = 0;
         for message in &message.messages {

@@ -197,16 +197,16 @@ impl Session {
         let mut frames = vec![self.hello(channels.len())];
         let marks = self.hub.domain.backends.change_log.marks(&self.app).await.map_err(unavailable)?;
         let resync = |reason| frame::resync_required(&channels, reason, None, Some(self.attached_at));
-        let (from, frame, result) = match since {
-            Since::Now => (self.attached_at, None, "none"),
-            _ if !was_known => (self.attached_at, Some(resync(Some("device_expired"))), "device_expired"),
+        let (from, resumed) = match since {
+            Since::Now => (from, None),
+            _ if !was_known => (self.attached_at, Some((resync(Some("device_expired")), "device_expired"))),
             _ if marks.reach_back_to(from) => {
                 let data = json!({ "from": from, "to": self.attached_at });
-                (from, Some(frame::to_text(&json!({ "event": "resumed", "data": data }))), "resumed")
+                (from, Some((frame::to_text(&json!({ "event": "resumed", "data": data })), "resumed")))
             }
-            _ => (self.attached_at, Some(resync(None)), "gone"),
+            _ => (self.attached_at, Some((resync(None), "gone"))),
         };
-        if let Some(frame) = frame {
+        if let Some((frame, result)) = resumed {
             metrics::counter!("nexxus_resumes_total", "result" => result).increment(1);
             frames.push(frame);
         }

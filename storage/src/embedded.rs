@@ -23,7 +23,7 @@ mod layout;
 mod retention;
 pub mod space;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod upkeep;
 pub(crate) mod wire;
 

@@ -1,8 +1,8 @@
 //! Backups of a running server, and servers on what was restored.
 
 use std::{
-    path::{Path, PathBuf},
-    process::{Command, Output},
+    path::Path,
+    process::Output,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -12,51 +12,22 @@ use std::{
 
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
-use crate::harness::{PATIENCE, Server, User};
+use crate::{
+    command::{Place, done, run, said},
+    harness::{PATIENCE, Server, User},
+};
 
 /// How many documents are counted up.
 const COUNTERS: usize = 8;
 
-/// Runs the binary as an operator does; nothing of the environment leads it elsewhere.
-async fn nexxus(arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_nexxus"));
-    for name in ["URL", "TOKEN", "APP", "DEVICE"] {
-        command.env_remove(format!("NEXXUS_{name}"));
-    }
-    command.args(arguments);
-    tokio::task::spawn_blocking(move || command.output().expect("it runs")).await.expect("no panic")
-}
-
-fn said(output: &Output) -> String {
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    format!("{:?}\n{}\n{}", output.status.code(), text(&output.stdout), text(&output.stderr))
-}
-
 async fn back_up(server: &Server, file: &Path) -> Value {
     let (file, data) = (file.display().to_string(), server.dir().display().to_string());
-    let output = nexxus(&["backup", &file, "--data", &data, "--json"]).await;
-    assert!(output.status.success(), "{}", said(&output));
-    serde_json::from_slice(&output.stdout).expect("JSON")
+    done(&["backup", &file, "--data", &data]).await
 }
 
 async fn restore(file: &Path, data: &Path) -> Output {
-    nexxus(&["restore", &file.display().to_string(), "--data", &data.display().to_string()]).await
-}
-
-struct Place {
-    dir: TempDir,
-}
-
-impl Place {
-    fn new() -> Self {
-        Self { dir: tempfile::tempdir().expect("a directory") }
-    }
-
-    fn at(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
+    run(&["restore", &file.display().to_string(), "--data", &data.display().to_string()]).await
 }
 
 /// Counts one document up until told to stop; says how often it was accepted, and how often it may have been.
@@ -174,7 +145,7 @@ async fn what_cannot_be_restored_is_refused_and_nothing_is_written() {
         let output = restore(&file, &data).await;
         assert_eq!(output.status.code(), Some(1), "{}", said(&output));
         assert!(said(&output).contains(says), "{says}: {}", said(&output));
-        assert_eq!(std::fs::read_dir(place.dir.path()).expect("a directory").count(), 1, "{says}");
+        assert_eq!(place.n_files(), 1, "{says}");
     }
     std::fs::write(&file, &whole).expect("written");
     let output = restore(&file, server.dir()).await;
@@ -183,10 +154,10 @@ async fn what_cannot_be_restored_is_refused_and_nothing_is_written() {
     // Only the admin gets one, and a file that is there stays when there is none.
     let user = server.known_app("notes").user("anna").await;
     user.call(Method::POST, "/admin/backup", Value::Null).await.problem(403);
-    let output = nexxus(&["backup", &file.display().to_string(), "--url", &server.url, "--token", "wrong"]).await;
+    let output = run(&["backup", &file.display().to_string(), "--url", &server.url, "--token", "wrong"]).await;
     assert_eq!(output.status.code(), Some(1), "{}", said(&output));
     assert_eq!(std::fs::read(&file).expect("a file"), whole);
-    assert_eq!(std::fs::read_dir(place.dir.path()).expect("a directory").count(), 1);
+    assert_eq!(place.n_files(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

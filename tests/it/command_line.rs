@@ -12,7 +12,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::harness::{PATIENCE, Server, signal};
+use crate::harness::{PATIENCE, Server, nexxus, signal};
 
 const NOTES: &str = r#"{ "id": "notes", "name": "Notes", "schema": { "note": {
     "text": { "type": "string", "required": true }, "n": { "type": "number", "filterable": true } } } }"#;
@@ -56,10 +56,7 @@ impl Shell {
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_nexxus"));
-        for name in ["URL", "TOKEN", "APP", "DEVICE"] {
-            command.env_remove(format!("NEXXUS_{name}"));
-        }
+        let mut command = nexxus();
         command.args(arguments).args(&self.target).current_dir(self.dir.path());
         command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());

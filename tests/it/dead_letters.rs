@@ -1,12 +1,12 @@
 //! Messages that cannot be handled, or not even read: given up after some tries, kept with the reason, listed, shown, retried and
 //! dropped from the command line, and never silent.
 
-use std::{process::Command, time::Instant};
+use std::time::Instant;
 
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::harness::{App, PATIENCE, Server, User};
+use crate::harness::{App, PATIENCE, Server, User, nexxus};
 
 /// A trace that makes a command unreadable where the failpoint says so.
 const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
@@ -33,7 +33,7 @@ async fn mended(mut server: Server, user: &User) -> (Server, User) {
 
 /// What `nexxus queue dead …` prints as JSON.
 async fn dead(server: &Server, arguments: &[&str]) -> Value {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_nexxus"));
+    let mut command = nexxus();
     command.args(["queue", "dead"]).args(arguments).arg("--json");
     command.args(["--url", &server.url, "--token", &server.admin_token]).current_dir(server.dir());
     let output = tokio::task::spawn_blocking(move || command.output().expect("it runs")).await.expect("no panic");

@@ -4,23 +4,23 @@ use std::{
     fs,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
-    process::{Command, Output},
+    process::Output,
 };
 
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-use crate::harness::{Server, User};
+use crate::harness::{Server, User, nexxus};
 
 fn doctor(dir: &Path, flags: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_nexxus"));
+    let mut command = nexxus();
     command.arg("doctor").arg("--data").arg(dir).args(flags).current_dir(dir);
     command.output().expect("it runs")
 }
 
 /// A server that is expected not to start.
 fn serve(dir: &Path) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_nexxus"));
+    let mut command = nexxus();
     command.arg("serve").arg("--data").arg(dir).args(["--listen", "127.0.0.1:0"]);
     command.env("NEXXUS_WORKERS__WEBSOCKET__PORT", "0").output().expect("it runs")
 }

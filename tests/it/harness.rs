@@ -173,16 +173,21 @@ async fn launch(dir: &Path, environment: &[(String, String)]) -> (Child, String,
         .unwrap_or_else(|status| panic!("the server ended with {status}: {}", log_of(dir)))
 }
 
+/// The real binary. Nothing that is meant for the test, or for whoever runs it, leads it elsewhere.
+pub(crate) fn nexxus() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_nexxus"));
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("NEXXUS_")) {
+        command.env_remove(name);
+    }
+    command
+}
+
 /// An error when the server ends before it is ready.
 async fn try_launch(dir: &Path, environment: &[(String, String)]) -> Result<(Child, String, String), ExitStatus> {
     let addresses = dir.join("server.json");
     let _gone = std::fs::remove_file(&addresses);
-    let mut command = Command::new(env!("CARGO_BIN_EXE_nexxus"));
+    let mut command = nexxus();
     command.arg("serve").arg("--data").arg(dir).current_dir(dir);
-    // What is meant for the test, or for whoever runs it.
-    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("NEXXUS_")) {
-        command.env_remove(name);
-    }
     command.env("NEXXUS_API__LISTEN", "127.0.0.1:0").env("NEXXUS_WORKERS__WEBSOCKET__PORT", "0");
     command.envs(environment.iter().map(|(name, value)| (name, value)));
     let log = std::fs::File::options().create(true).append(true).open(dir.join("server.log")).expect("a log");

@@ -6,6 +6,7 @@ mod harness;
 mod applications;
 mod backups;
 mod bad_input;
+mod command;
 mod command_line;
 #[cfg(feature = "failpoints")]
 mod dead_letters;

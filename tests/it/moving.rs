@@ -1,49 +1,23 @@
 //! Moving applications from one server to another: `export` and `import`.
 
-use std::{
-    path::{Path, PathBuf},
-    process::{Command, Output},
-};
+use std::{path::Path, process::Output};
 
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
-use crate::harness::{App, Server, User};
+use crate::{
+    command::{Place, done, run, said},
+    harness::{App, Server, User},
+};
 
-async fn nexxus(server: &Server, arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_nexxus"));
-    for name in ["URL", "TOKEN", "APP", "DEVICE"] {
-        command.env_remove(format!("NEXXUS_{name}"));
-    }
-    command.args(arguments).arg("--data").arg(server.dir());
-    tokio::task::spawn_blocking(move || command.output().expect("it runs")).await.expect("no panic")
+/// Runs a command on what a server keeps.
+async fn at(server: &Server, arguments: &[&str]) -> Output {
+    run(&[arguments, &["--data", &server.dir().display().to_string()]].concat()).await
 }
 
-fn said(output: &Output) -> String {
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    format!("{:?}\n{}\n{}", output.status.code(), text(&output.stdout), text(&output.stderr))
-}
-
-/// Runs a command that has to succeed; gives what it says as JSON.
-async fn done(server: &Server, arguments: &[&str]) -> Value {
-    let output = nexxus(server, &[arguments, &["--json"]].concat()).await;
-    assert!(output.status.success(), "{}", said(&output));
-    serde_json::from_slice(&output.stdout).expect("JSON")
-}
-
-struct Place {
-    dir: TempDir,
-}
-
-impl Place {
-    fn new() -> Self {
-        Self { dir: tempfile::tempdir().expect("a directory") }
-    }
-
-    fn at(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
+/// The same with a command that has to succeed; gives what it says as JSON.
+async fn done_at(server: &Server, arguments: &[&str]) -> Value {
+    done(&[arguments, &["--data", &server.dir().display().to_string()]].concat()).await
 }
 
 fn schema() -> Value {
@@ -107,7 +81,7 @@ async fn what_was_exported_is_the_same_on_another_server_and_twice_is_once() {
     let before = everything(&app).await;
     for name in ["all.jsonl", "all.jsonl.zst"] {
         let file = place.at(name);
-        let said = done(&here, &["export", &file.display().to_string()]).await;
+        let said = done_at(&here, &["export", &file.display().to_string()]).await;
         assert_eq!(said["applications"], 1);
         assert!(!place.at(&format!("{name}.part")).exists());
         let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&file).expect("a file").permissions());
@@ -119,11 +93,11 @@ async fn what_was_exported_is_the_same_on_another_server_and_twice_is_once() {
     assert_eq!(n_lines, 1 + 2 + 3 + 1 + 620 + 1, "{}", &text[..400]);
 
     let file = place.at("all.jsonl.zst").display().to_string();
-    let first = done(&there, &["import", &file]).await;
+    let first = done_at(&there, &["import", &file]).await;
     assert_eq!(first, json!({ "written": n_lines, "unchanged": 0, "refused": 0, "whole": true }));
     let moved = there.known_app("tasks");
     assert_eq!(everything(&moved).await, before);
-    let again = done(&there, &["import", &file]).await;
+    let again = done_at(&there, &["import", &file]).await;
     assert_eq!(again, json!({ "written": 0, "unchanged": n_lines, "refused": 0, "whole": true }));
     assert_eq!(everything(&moved).await, before);
 
@@ -143,7 +117,7 @@ async fn what_was_exported_is_the_same_on_another_server_and_twice_is_once() {
     let frame = phone.next().await;
     assert_eq!((&frame["metadata"]["id"], &frame["metadata"]["version"]), (&json!("t000"), &json!(4)));
     // What is newer here stays.
-    done(&there, &["import", &file]).await;
+    done_at(&there, &["import", &file]).await;
     let kept = anna.call(Method::GET, "/model/task/t000", Value::Null).await.expect(StatusCode::OK);
     assert_eq!((&kept["n"], &kept["version"]), (&json!(2000), &json!(4)));
 }
@@ -166,7 +140,7 @@ async fn an_import_tells_nobody_unless_it_is_asked_to() {
         let end = json!({ "end": { "lines": lines.len() } });
         let text: String = [&[head], lines, &[end]].concat().iter().map(|line| format!("{line}\n")).collect();
         std::fs::write(&file, text).expect("written");
-        nexxus(&server, &[&["import", &*file.display().to_string(), "--json"], arguments].concat()).await
+        at(&server, &[&["import", &*file.display().to_string(), "--json"], arguments].concat()).await
     };
     assert!(import(&[line("quiet", 3, "a"), line("both", 1, "b")], &[]).await.status.success());
     assert!(import(&[line("loud", 5, "c"), line("both", 4, "d")], &["--notify"]).await.status.success());
@@ -205,19 +179,19 @@ async fn an_export_that_broke_off_goes_on_from_there() {
     for name in ["all.jsonl", "all.jsonl.zst"] {
         let (file, part) = (place.at(name), place.at(&format!("{name}.part")));
         let export = ["export", &file.display().to_string()];
-        done(&server, &export).await;
+        done_at(&server, &export).await;
         let whole = std::fs::read(&file).expect("a file");
         let things = lines_of(&server, &place, &file).await;
         // In the middle of a line, of a frame, of the first line, and before anything.
         for share in [whole.len() * 2 / 3, whole.len() / 3, 20, 0] {
             std::fs::remove_file(&file).expect("removed");
             std::fs::write(&part, &whole[..share]).expect("written");
-            done(&server, &export).await;
+            done_at(&server, &export).await;
             assert_eq!(lines_of(&server, &place, &file).await, things, "{name} cut at {share}");
         }
         // A file that broke off says so when it is imported, and everything up to there is there.
         std::fs::write(&file, &whole[..whole.len() / 2]).expect("written");
-        let output = nexxus(&server, &["import", &file.display().to_string()]).await;
+        let output = at(&server, &["import", &file.display().to_string()]).await;
         assert_eq!(output.status.code(), Some(1), "{}", said(&output));
     }
     // A server that takes little at once is given little at once.
@@ -226,7 +200,7 @@ async fn an_export_that_broke_off_goes_on_from_there() {
 
 /// How many lines an export has that this server knows all of.
 async fn lines_of(server: &Server, _place: &Place, file: &Path) -> u64 {
-    let said = done(server, &["import", &file.display().to_string()]).await;
+    let said = done_at(server, &["import", &file.display().to_string()]).await;
     assert_eq!((&said["written"], &said["refused"], &said["whole"]), (&json!(0), &json!(0), &json!(true)));
     said["unchanged"].as_u64().expect("a number")
 }

@@ -13,7 +13,7 @@ use nexxus_storage::{
     Error, ErrorKind, Registry, Result,
     model::{AppId, UserId, change::UserFacts},
     registry::{
-        Key, Kind,
+        Kind,
         records::{self, Typed},
     },
 };
@@ -23,7 +23,10 @@ use tokio::{
 };
 use tracing::{error, info};
 
-use crate::matcher::crowd::{Compiled, Crowd};
+use crate::{
+    domain::Domain,
+    matcher::crowd::{Compiled, Crowd},
+};
 
 /// Records that are read at once.
 const PAGE: usize = 2_000;
@@ -34,7 +37,7 @@ const PAGES_OF_USERS: usize = 10;
 const TELL_EVERY: Duration = Duration::from_secs(2);
 
 pub(super) struct Loading<'l> {
-    registry: &'l Arc<dyn Registry>,
+    domain: &'l Domain,
     app: &'l AppId,
     /// What rules know of users stays as of the matched place in the log, where it is known.
     before: Option<&'l Crowd>,
@@ -48,18 +51,14 @@ pub(super) struct Loading<'l> {
 
 impl<'l> Loading<'l> {
     /// `crowd`: an empty one, with its application.
-    pub(super) fn new(
-        registry: &'l Arc<dyn Registry>,
-        app: &'l AppId,
-        before: Option<&'l Crowd>,
-        crowd: Crowd,
-    ) -> Self {
+    pub(super) fn new(domain: &'l Domain, app: &'l AppId, before: Option<&'l Crowd>, crowd: Crowd) -> Self {
         let (users, users_upto, n_looked_up, told) = (None, None, 0, Instant::now());
-        Self { registry, app, before, crowd, users, users_upto, n_looked_up, told }
+        Self { domain, app, before, crowd, users, users_upto, n_looked_up, told }
     }
 
     pub(super) async fn load(mut self) -> Result<Crowd> {
-        let mut pages: Pages<records::Subscription> = Pages::read(self.registry.clone(), Kind::Subscription, self.app);
+        let mut pages: Pages<records::Subscription> =
+            Pages::read(self.domain.backends.registry.clone(), Kind::Subscription, self.app);
         let mut compiling: Option<JoinHandle<Vec<Compiled>>> = None;
         while let Some(page) = pages.next().await? {
             let n_before = self.n_looked_up;
@@ -80,7 +79,8 @@ impl<'l> Loading<'l> {
             self.take(compiled).await?;
         }
         self.crowd.forget_idle_users();
-        let mut pages: Pages<records::Connection> = Pages::read(self.registry.clone(), Kind::Connection, self.app);
+        let mut pages: Pages<records::Connection> =
+            Pages::read(self.domain.backends.registry.clone(), Kind::Connection, self.app);
         while let Some(page) = pages.next().await? {
             for connection in page.records {
                 self.crowd.matcher.connect(&connection.device, &connection.queue);
@@ -134,11 +134,12 @@ impl<'l> Loading<'l> {
             return Ok(UserFacts::default());
         }
         self.n_looked_up += 1;
-        load_facts(self.registry, self.app, user).await
+        self.domain.facts_of(self.app, user).await
     }
 
     async fn read_users(&mut self) -> Result<()> {
-        let users = self.users.get_or_insert_with(|| Pages::read(self.registry.clone(), Kind::User, self.app));
+        let users =
+            self.users.get_or_insert_with(|| Pages::read(self.domain.backends.registry.clone(), Kind::User, self.app));
         for _ in 0..PAGES_OF_USERS {
             let Some(page) = users.next().await? else { break };
             for user in page.records {
@@ -150,11 +151,6 @@ impl<'l> Loading<'l> {
         }
         Ok(())
     }
-}
-
-pub(super) async fn load_facts(registry: &Arc<dyn Registry>, app: &AppId, user: &UserId) -> Result<UserFacts> {
-    let record: Option<(records::User, u64)> = registry.load(&Key::user(app, user)).await?;
-    Ok(record.map(|(user, _)| user.facts).unwrap_or_default())
 }
 
 /// The records of a kind, read ahead by a task of their own. It ends when this is dropped.

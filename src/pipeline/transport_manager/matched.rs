@@ -7,7 +7,7 @@ use std::{
 };
 
 use nexxus_storage::{
-    model::{AppId, ChangeId, DeviceId, Entry, Event, Offset, Timestamp},
+    model::{AppId, ChangeId, DeviceId, Entry, Event, Offset},
     queue::{Message, Payload},
 };
 
@@ -136,14 +136,7 @@ impl Matched {
 }
 
 fn to_message(app: &AppId, message: ToDevices) -> Message {
-    Message {
-        id: ChangeId::generate(),
-        app: Some(app.clone()),
-        offset: Some(message.covers.upto),
-        time: Timestamp::now(),
-        trace: None,
-        dead: None,
-        durable: false,
-        payload: Payload::new(Arc::new(message)),
-    }
+    let offset = Some(message.covers.upto);
+    let message = Message::new(ChangeId::generate(), Some(app.clone()), Payload::new(Arc::new(message)));
+    Message { offset, durable: false, ..message }
 }

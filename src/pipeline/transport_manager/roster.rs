@@ -16,7 +16,7 @@ use nexxus_storage::{
 };
 use tracing::{error, info};
 
-use super::loading::{Loading, load_facts};
+use super::loading::Loading;
 use crate::{
     domain::{Application, Domain},
     matcher::{
@@ -100,7 +100,7 @@ impl Roster {
         let before = self.crowds.get(app);
         let application = before.and_then(|before| before.application.clone());
         let crowd = Crowd::of(application.or_else(|| self.domain.catalog.find(app)));
-        Loading::new(&self.domain.backends.registry, app, before, crowd).load().await
+        Loading::new(&self.domain, app, before, crowd).load().await
     }
 
     async fn take(&mut self, key: &Key, value: Option<&[u8]>) -> Result<()> {
@@ -140,7 +140,7 @@ impl Roster {
         let app = subscription.app.clone();
         let is_known = |user: &UserId| self.crowds.get(&app).is_some_and(|crowd| crowd.facts_of(user).is_some());
         let facts = match &subscription.user {
-            Some(user) if !is_known(user) => Some(load_facts(&self.domain.backends.registry, &app, user).await?),
+            Some(user) if !is_known(user) => Some(self.domain.facts_of(&app, user).await?),
             _ => None,
         };
         self.crowd(&app).await?.subscribe(subscription, facts);

@@ -257,16 +257,8 @@ async fn new_commands_that_come_before_the_returned_ones_are_decided_behind_what
 #[tokio::test]
 async fn what_cannot_be_read_is_logged_as_refused_once() {
     let mut desk = Desk::open().await;
-    let unread = Message {
-        id: ChangeId::generate(),
-        app: Some(desk.app.id().clone()),
-        offset: None,
-        time: Timestamp::now(),
-        trace: None,
-        dead: None,
-        durable: true,
-        payload: Payload::from(bytes::Bytes::from_static(b"no command")),
-    };
+    let payload = Payload::from(bytes::Bytes::from_static(b"no command"));
+    let unread = Message::new(ChangeId::generate(), Some(desk.app.id().clone()), payload);
     let of_nobody = Message { app: None, ..unread.clone() };
     let barrier = Message { id: ChangeId::generate(), durable: false, ..unread.clone() };
     for _ in 0..2 {

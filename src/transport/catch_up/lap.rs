@@ -6,7 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use nexxus_storage::model::{AppId, DeviceId, Entry, Event, Offset, SubscriptionId, UserId, change::UserFacts};
+use nexxus_storage::model::{DeviceId, Entry, Event, Offset, SubscriptionId, UserId, change::UserFacts};
 use nexxus_storage::registry::records;
 
 use super::super::connection::{Close, Connection};
@@ -22,8 +22,8 @@ use crate::{
 /// The matcher finds devices by the queue of their worker; here there is one.
 const HERE: &str = "";
 
+#[derive(Default)]
 pub(super) struct Lap {
-    app: AppId,
     crowd: Crowd,
     riders: HashMap<DeviceId, Rider>,
     /// Those that have to take frames before more is given.
@@ -38,10 +38,6 @@ struct Rider {
 }
 
 impl Lap {
-    pub(super) fn new(app: AppId) -> Self {
-        Self { app, crowd: Crowd::default(), riders: HashMap::new(), full: Vec::new() }
-    }
-
     pub(super) fn is_empty(&self) -> bool {
         self.riders.is_empty()
     }
@@ -214,10 +210,6 @@ impl Lap {
             rider.subscriptions.iter().for_each(|subscription| crowd.unsubscribe(subscription));
             false
         });
-    }
-
-    pub(super) fn app(&self) -> &AppId {
-        &self.app
     }
 }
 

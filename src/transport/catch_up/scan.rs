@@ -7,7 +7,7 @@ use std::{
 
 use nexxus_storage::{
     ErrorKind, Result,
-    model::{DeviceId, Offset, SubscriptionId, UserId, change::UserFacts},
+    model::{DeviceId, Offset, SubscriptionId, UserId},
     registry::{
         Feed, Key, Kind, News,
         records::{self, decode},
@@ -42,7 +42,7 @@ pub(super) struct Scan {
 impl Scan {
     pub(super) async fn run(catch_up: Arc<CatchUp>, line: Line, arrival: Arc<Notify>) -> Result<()> {
         let feed = catch_up.domain.backends.registry.feed(&KINDS).await?;
-        let (lap, position) = (Lap::new(line.app.clone()), Offset::default());
+        let (lap, position) = (Lap::default(), Offset::default());
         let mut scan = Self { catch_up, line, arrival, lap, feed, position };
         while let Some(waiting) = scan.catch_up.take_waiting(&scan.line, scan.lap.is_empty(), |_| true) {
             scan.refresh().await?;
@@ -84,7 +84,7 @@ impl Scan {
         let registry = &self.catch_up.domain.backends.registry;
         let prefix = format!("{device}/");
         let subscriptions: Vec<records::Subscription> =
-            registry.load_all(Kind::Subscription, Some(self.lap.app()), &prefix).await?;
+            registry.load_all(Kind::Subscription, Some(&self.line.app), &prefix).await?;
         for subscription in subscriptions {
             self.subscribe(subscription).await?;
         }
@@ -93,17 +93,13 @@ impl Scan {
 
     async fn subscribe(&mut self, subscription: records::Subscription) -> Result<()> {
         let facts = match &subscription.user {
-            Some(user) if self.lap.facts_of(user).is_none() => Some(self.facts(user).await?),
+            Some(user) if self.lap.facts_of(user).is_none() => {
+                Some(self.catch_up.domain.facts_of(&self.line.app, user).await?)
+            }
             _ => None,
         };
         self.lap.subscribe(subscription, facts);
         Ok(())
-    }
-
-    async fn facts(&self, user: &UserId) -> Result<UserFacts> {
-        let key = Key::user(self.lap.app(), user);
-        let record: Option<(records::User, u64)> = self.catch_up.domain.backends.registry.load(&key).await?;
-        Ok(record.map(|(user, _)| user.facts).unwrap_or_default())
     }
 
     /// Reads on by one page. Gives whether that was the end of the log, and of the lap: those on board that cannot go live yet ride
@@ -111,7 +107,7 @@ impl Scan {
     async fn step(&mut self) -> Result<bool> {
         let begun = Instant::now();
         let log = &self.catch_up.domain.backends.change_log;
-        let page = match log.read(self.lap.app(), self.position, PAGE).await {
+        let page = match log.read(&self.line.app, self.position, PAGE).await {
             Ok(page) => page,
             Err(error) if matches!(error.kind, ErrorKind::Gone | ErrorKind::Invalid) => {
                 self.refresh().await?;
@@ -178,7 +174,7 @@ impl Scan {
     async fn wait(&self) -> Result<()> {
         let log = &self.catch_up.domain.backends.change_log;
         tokio::select! {
-            applied = log.wait_applied(self.lap.app(), self.position.next()) => applied,
+            applied = log.wait_applied(&self.line.app, self.position.next()) => applied,
             () = self.arrival.notified() => Ok(()),
             () = tokio::time::sleep(RETRY) => Ok(()),
         }
@@ -186,7 +182,7 @@ impl Scan {
 
     /// The log does not reach back any more for somebody on board. Gives whether it was for that.
     async fn leap(&mut self) -> Result<bool> {
-        let marks = self.catch_up.domain.backends.change_log.marks(self.lap.app()).await?;
+        let marks = self.catch_up.domain.backends.change_log.marks(&self.line.app).await?;
         let has_leapt = self.lap.leap(|read| marks.reach_back_to(read), marks.applied);
         self.begin_lap();
         Ok(has_leapt)
@@ -198,7 +194,7 @@ impl Scan {
         let news = self.feed.read().await?;
         domain.catalog.refresh().await?;
         // Without rules nothing can be shown, and nothing may be passed over.
-        match domain.catalog.find(self.lap.app()) {
+        match domain.catalog.find(&self.line.app) {
             Some(application) => self.lap.define(&application),
             None => self.lap.revoke(),
         }
@@ -210,7 +206,7 @@ impl Scan {
         }
         for news in news {
             if let News::Written { key, value } = news
-                && key.app.as_ref() == Some(self.lap.app())
+                && key.app.as_ref() == Some(&self.line.app)
             {
                 self.take(&key, value.as_deref()).await?;
             }

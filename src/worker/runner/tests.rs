@@ -127,17 +127,8 @@ fn error(kind: ErrorKind) -> Error {
 }
 
 fn message_of(text: &str) -> Message {
-    Message {
-        id: ChangeId::generate(),
-        app: None,
-        offset: None,
-        time: Timestamp::now(),
-        trace: None,
-        dead: None,
-        durable: true,
-        // Bytes only, as from another process.
-        payload: Payload::from(Bytes::from(text.to_owned())),
-    }
+    // Bytes only, as from another process.
+    Message::new(ChangeId::generate(), None, Payload::from(Bytes::from(text.to_owned())))
 }
 
 /// A stage that runs.

@@ -10,6 +10,7 @@ use super::*;
 use crate::{
     Backends, ErrorKind,
     documents::Stored,
+    embedded::tests::settings,
     model::{AppId, ChangeId, Document, Entry, Event, Offset, Timestamp},
     open::{Settings, open as open_backends},
     queue::{Durability, Message, Payload},
@@ -21,23 +22,6 @@ use crate::{
 
 fn app(name: &str) -> AppId {
     AppId::parse(name).expect("an id")
-}
-
-fn settings(dir: &Path) -> Settings {
-    Settings {
-        queues: "embedded".into(),
-        change_log: "journal".into(),
-        registry: "sled".into(),
-        documents: "tantivy".into(),
-        dir: dir.to_owned(),
-        reserve: crate::open::Reserve::Bytes(0),
-        segment_bytes: 1 << 20,
-        history_age: Duration::from_secs(3600),
-        history_bytes: 1 << 30,
-        overlay_bytes: 16 << 20,
-        index_writer_bytes: 15_000_000,
-        commit_every: Duration::from_millis(100),
-    }
 }
 
 fn about() -> About {
@@ -58,16 +42,7 @@ fn document(app: &AppId, number: u64) -> Document {
 }
 
 fn command(app: &AppId, change: ChangeId) -> Message {
-    Message {
-        id: change,
-        app: Some(app.clone()),
-        offset: None,
-        time: Timestamp::now(),
-        trace: None,
-        dead: None,
-        durable: true,
-        payload: Payload::from(Bytes::from_static(b"{}")),
-    }
+    Message::new(change, Some(app.clone()), Payload::from(Bytes::from_static(b"{}")))
 }
 
 /// A writer of one application, as the stage is one.

@@ -26,7 +26,8 @@ fn app(name: &str) -> AppId {
     AppId::parse(name).expect("an id")
 }
 
-fn settings(dir: &Path) -> Settings {
+/// Small and quick, for tests of the whole engine.
+pub(crate) fn settings(dir: &Path) -> Settings {
     Settings {
         queues: "embedded".into(),
         change_log: "journal".into(),

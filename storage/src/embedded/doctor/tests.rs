@@ -12,28 +12,17 @@ use crate::{
     Backends,
     documents::Stored,
     model::{ChangeId, Document, Entry, Event, Offset, Timestamp},
-    open::{Reserve, Settings, open},
+    open::{Settings, open},
     queue::{Durability, Message, Payload},
     registry::{Expect, Key, records::Installation},
 };
 
 const ENTRIES: u64 = 600;
 
+/// Many small segments, and an index that is not committed by itself.
 fn settings(dir: &Path) -> Settings {
-    Settings {
-        queues: "embedded".into(),
-        change_log: "journal".into(),
-        registry: "sled".into(),
-        documents: "tantivy".into(),
-        dir: dir.to_owned(),
-        reserve: Reserve::Bytes(0),
-        segment_bytes: 64 << 10,
-        history_age: Duration::from_secs(3600),
-        history_bytes: 1 << 30,
-        overlay_bytes: 16 << 20,
-        index_writer_bytes: 15_000_000,
-        commit_every: Duration::from_secs(3600),
-    }
+    let usual = crate::embedded::tests::settings(dir);
+    Settings { segment_bytes: 64 << 10, commit_every: Duration::from_secs(3600), ..usual }
 }
 
 fn tasks() -> AppId {
