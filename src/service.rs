@@ -15,6 +15,9 @@ pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 /// Told to a service when it has to stop: it ends its batch and returns.
 pub type Stop = CancellationToken;
 
+/// What is kept of the time of a stop for the phases after one that hangs, at most.
+const LONGEST_LEAVE: Duration = Duration::from_secs(2);
+
 /// The services of a node, in the order in which they stop: each phase is told to stop only when the one before has ended, so that
 /// what upstream still hands on is still taken.
 pub struct Services {
@@ -71,11 +74,16 @@ impl Services {
         }
     }
 
-    /// Stops phase by phase. What has not ended at the deadline is named and dropped; false then.
+    /// Stops phase by phase. What has not ended at the deadline is named and dropped; false then. The end of the time belongs to
+    /// the last phases: one that hangs does not keep those downstream from taking their leave.
     pub async fn stop(self, within: Duration) -> bool {
-        let deadline = Instant::now() + within;
+        let began = Instant::now();
+        let share = (within / 5).min(LONGEST_LEAVE) / (self.phases.len() as u32).max(1);
         let mut clean = true;
-        for mut phase in self.phases {
+        let n_phases = self.phases.len();
+        for (place, mut phase) in self.phases.into_iter().enumerate() {
+            let n_after = (n_phases - 1 - place) as u32;
+            let deadline = began + within.saturating_sub(share * n_after);
             phase.stop.cancel();
             loop {
                 match tokio::time::timeout_at(deadline, phase.tasks.join_next()).await {
@@ -175,5 +183,25 @@ mod tests {
         let mut services = Services::in_phases(&["a"]);
         services.spawn("a", "deaf", |_| std::future::pending());
         assert!(!services.stop(Duration::from_secs(1)).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_phase_that_hangs_leaves_time_to_the_others() {
+        let mut services = Services::in_phases(&["a", "b", "c"]);
+        let left = Arc::new(Mutex::new(Vec::new()));
+        services.spawn("a", "deaf", |_| std::future::pending());
+        for name in ["b", "c"] {
+            let left = left.clone();
+            services.spawn(name, name, move |stop: Stop| async move {
+                stop.cancelled().await;
+                tokio::time::sleep(Duration::from_millis(200)).await;
+                left.lock().push(name);
+                Ok(())
+            });
+        }
+        let began = Instant::now();
+        assert!(!services.stop(Duration::from_secs(10)).await);
+        assert_eq!(*left.lock(), ["b", "c"]);
+        assert!(began.elapsed() < Duration::from_secs(10));
     }
 }

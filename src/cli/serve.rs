@@ -41,7 +41,7 @@ pub(super) fn run(serve: Serve) -> Result<(), Exit> {
     telemetry::start(&config.log).map_err(|error| Exit::Usage(error.to_string()))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Exit::Failed(format!("cannot start: {error}")))?;
-    runtime.block_on(async {
+    let ended = runtime.block_on(async {
         let stop = stop_on_signals()?;
         // Before anything takes long: without it, the signal would end the process.
         let hangups = signal(SignalKind::hangup()).map_err(no_signals)?;
@@ -55,7 +55,10 @@ pub(super) fn run(serve: Serve) -> Result<(), Exit> {
         }
         let ended = node.run(stop).await.map_err(|error| Exit::Failed(error.to_string()));
         greeted.and(ended)
-    })
+    });
+    // Whatever still runs has had its time; a thread that hangs must not keep the process from ending.
+    runtime.shutdown_background();
+    ended
 }
 
 impl Serve {

@@ -258,6 +258,7 @@ impl<W: Worker> Runner<W> {
     async fn attempt(&mut self, batch: &[Received<W::Input>]) -> Result<()> {
         let stage = self.input.stage;
         let handling = async {
+            failpoint::wait_at("runner.handling", || stage.to_owned()).await;
             self.worker.handle(batch, &mut self.out).await?;
             failpoint::reach_about("runner.handled", || stage.to_owned())?;
             self.publish().await?;

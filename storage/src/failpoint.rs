@@ -4,14 +4,15 @@
 //! what happens where, in the words of the crate `fail`: `NAME=ACTIONS;…`. Of its actions, `return(WHAT)` means here:
 //! - `abort`: the process dies at once, as by `kill -9`,
 //! - `panic`: whoever got here panics,
-//! - `invalid`, `unavailable`: it fails with an error of that kind;
+//! - `invalid`, `unavailable`: it fails with an error of that kind,
+//! - `stall`: it waits for ever (only where a place can be waited at);
 //!
 //! and with `WHAT:SUBJECT` it means that only where the place is reached about this subject. `3*off->return(abort)` lets three pass.
 
 #[cfg(not(feature = "failpoints"))]
-pub use off::{reach, reach_about};
+pub use off::{reach, reach_about, wait_at};
 #[cfg(feature = "failpoints")]
-pub use on::{reach, reach_about};
+pub use on::{reach, reach_about, wait_at};
 
 #[cfg(not(feature = "failpoints"))]
 mod off {
@@ -28,6 +29,10 @@ mod off {
     pub fn reach_about(_place: &str, _subject: impl FnOnce() -> String) -> Result<()> {
         Ok(())
     }
+
+    /// A place where a task may be held up.
+    #[inline(always)]
+    pub async fn wait_at(_place: &str, _subject: impl FnOnce() -> String) {}
 }
 
 #[cfg(feature = "failpoints")]
@@ -54,6 +59,15 @@ mod on {
             "invalid" => failed(ErrorKind::Invalid),
             "unavailable" => failed(ErrorKind::Unavailable),
             _ => std::panic::panic_any(format!("failpoint {place}: {what}")),
+        }
+    }
+
+    /// A place where a task may be held up.
+    pub async fn wait_at(place: &str, subject: impl FnOnce() -> String) {
+        let wanted = asked_for(place);
+        if wanted.as_deref().and_then(|wanted| wanted.strip_prefix("stall:")).is_some_and(|about| about == subject()) {
+            tracing::warn!(place, "held up by a failpoint");
+            std::future::pending::<()>().await;
         }
     }
 

@@ -12,6 +12,8 @@ mod command_line;
 mod dead_letters;
 mod devices;
 mod doctor;
+#[cfg(feature = "failpoints")]
+mod failures;
 mod first_minute;
 mod full_disk;
 mod moving;

@@ -2,6 +2,7 @@
 
 use std::{
     collections::VecDeque,
+    io,
     sync::Arc,
     thread::JoinHandle,
     time::{Duration, Instant},
@@ -18,7 +19,7 @@ use super::{
     spares::{MOST_SPARES, Spare},
     waiters::Waiters,
 };
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, failpoint};
 
 /// What is written and synced at once, but for a larger record.
 const CHUNK: usize = 1024 * 1024;
@@ -230,6 +231,7 @@ impl Committer {
         let file = &chunk.active.file;
         file.write_at(&chunk.bytes, u64::from(chunk.offset)).map_err(failed("write journal"))?;
         let started = Instant::now();
+        failpoint::reach("journal.sync").map_err(|error| failed("sync journal")(io::Error::other(error)))?;
         file.sync().map_err(failed("sync journal"))?;
         self.statistics.lock().count(started.elapsed());
         self.segments.extend(first, chunk.last, end as u32);
@@ -316,7 +318,7 @@ impl Tail {
 }
 
 /// How long one sync takes, where it does nothing else than what a commit does.
-pub(super) fn time_a_sync(active: &Active) -> std::io::Result<Duration> {
+pub(super) fn time_a_sync(active: &Active) -> io::Result<Duration> {
     let mut times = [Duration::ZERO; 3];
     for time in &mut times {
         active.file.write_at(&[0; PAGE], u64::from(HEAD_BYTES))?;
