@@ -12,6 +12,8 @@ use crate::{
     },
 };
 
+#[cfg(feature = "elasticsearch")]
+pub mod elasticsearch;
 pub mod tantivy;
 
 /// What is stored under a key.
