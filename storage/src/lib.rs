@@ -18,6 +18,8 @@ pub mod journal;
 pub mod model;
 pub mod open;
 pub mod queue;
+#[cfg(feature = "redis")]
+pub mod redis;
 pub mod registry;
 
 pub use changelog::ChangeLog;

@@ -41,6 +41,33 @@ pub struct Settings {
     pub commit_every: Duration,
 }
 
+/// `[redis]`: where the servers are that hold the registry, the change log, or both.
+#[derive(Clone)]
+pub struct RedisSettings {
+    /// `redis.mode`: whether the nodes are a cluster.
+    pub cluster: bool,
+    /// `redis.nodes`: `redis://[user:password@]host:port`, with `rediss` for TLS; of a cluster some of its nodes.
+    pub nodes: Vec<String>,
+    /// `redis.ca_file`: who signs the certificates of the servers; none for those that the system trusts.
+    pub ca_file: Option<PathBuf>,
+    /// `redis.prefix`: begins every key, so that several installations can share servers.
+    pub prefix: String,
+    /// `redis.may_lose`: servers are taken that may lose the last second of what they confirmed.
+    pub may_lose: bool,
+}
+
+impl std::fmt::Debug for RedisSettings {
+    /// Without the nodes, which may hold passwords.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { cluster, prefix, may_lose, .. } = self;
+        f.debug_struct("RedisSettings")
+            .field("cluster", cluster)
+            .field("prefix", prefix)
+            .field("may_lose", may_lose)
+            .finish_non_exhaustive()
+    }
+}
+
 /// The four seams, opened.
 #[derive(Clone)]
 pub struct Backends {

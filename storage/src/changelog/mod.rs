@@ -3,11 +3,14 @@
 use async_trait::async_trait;
 
 use crate::{
-    Result,
+    Error, ErrorKind, Result,
     model::{AppId, ChangeId, Entry, Offset},
 };
 
 pub mod embedded;
+#[cfg(feature = "redis")]
+pub mod redis;
+mod waiters;
 
 /// Where the log of an application stands. An application without a log has all marks at the default (epoch 0): appending
 /// after that begins epoch 1. After a restore it has them at position 0 of an epoch that nobody knows offsets of.
@@ -99,4 +102,17 @@ pub trait ChangeLog: Send + Sync {
     /// Begins a new epoch: what was held is gone, devices get `resync_required`. Used when an application is made again or
     /// entries that were once shown may be lost.
     async fn begin_epoch(&self, app: &AppId) -> Result<Offset>;
+}
+
+/// Entries follow the tail without a hole; after the default tail, they begin epoch 1.
+pub(crate) fn check_dense(app: &AppId, tail: Offset, entries: &[Entry]) -> Result<()> {
+    let mut expected = if tail == Offset::default() { Offset::new(1, 1) } else { tail.next() };
+    for entry in entries {
+        if entry.offset != expected {
+            let message = format!("entry {:?} of {app} where {expected:?} has to follow", entry.offset);
+            return Err(Error::new(ErrorKind::Invalid, "append", message));
+        }
+        expected = expected.next();
+    }
+    Ok(())
 }

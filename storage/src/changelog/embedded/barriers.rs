@@ -7,8 +7,10 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::waiters::Waiters;
-use crate::model::{AppId, ChangeId};
+use crate::{
+    changelog::waiters::Waiters,
+    model::{AppId, ChangeId},
+};
 
 /// Barriers that are remembered, so that a waiter may come shortly after the writer.
 const REMEMBERED: usize = 1_000;

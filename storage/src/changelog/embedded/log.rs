@@ -8,11 +8,10 @@ use super::{
     PAGE_BYTES,
     places::{OpenRun, Run, Stretch},
     state::State,
-    waiters::Waiters,
 };
 use crate::{
     Error, ErrorKind, Result,
-    changelog::{LogEntry, Marks, Page},
+    changelog::{LogEntry, Marks, Page, waiters::Waiters},
     journal::{Appended, Journal, Kind, Place},
     model::{AppId, ChangeId, Entry, Offset},
 };

@@ -13,7 +13,6 @@ mod places;
 mod state;
 #[cfg(test)]
 mod tests;
-mod waiters;
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -31,7 +30,7 @@ use self::{
     places::Run,
     state::State,
 };
-use super::{ChangeLog, LogEntry, Marks, Page};
+use super::{ChangeLog, LogEntry, Marks, Page, check_dense};
 use crate::{
     Error, ErrorKind, Result,
     embedded::indexer::visit_segment,
@@ -459,19 +458,6 @@ impl ChangeLog for EmbeddedChangeLog {
         self.shared.journal.durable(sequence).await?;
         Ok(begin)
     }
-}
-
-/// Entries follow the tail without a hole; after the default tail, they begin epoch 1.
-fn check_dense(app: &AppId, tail: Offset, entries: &[Entry]) -> Result<()> {
-    let mut expected = if tail == Offset::default() { Offset::new(1, 1) } else { tail.next() };
-    for entry in entries {
-        if entry.offset != expected {
-            let message = format!("entry {:?} of {app} where {expected:?} has to follow", entry.offset);
-            return Err(Error::new(ErrorKind::Invalid, "append", message));
-        }
-        expected = expected.next();
-    }
-    Ok(())
 }
 
 /// Runs what reads the disk where it holds up nobody.

@@ -58,9 +58,21 @@ impl<K: Ord + Clone, T: Clone> Waiters<K, T> {
         }
     }
 
-    #[cfg(test)]
+    /// How many wait.
     pub(super) fn count(&self) -> usize {
         self.waiting.lock().len()
+    }
+
+    /// Whether somebody waits for exactly this.
+    pub(super) fn is_awaited(&self, key: &K) -> bool {
+        self.waiting.lock().range((key.clone(), 0)..=(key.clone(), u64::MAX)).next().is_some()
+    }
+
+    /// What is waited for.
+    pub(super) fn keys(&self) -> Vec<K> {
+        let mut keys: Vec<K> = self.waiting.lock().keys().map(|(key, _)| key.clone()).collect();
+        keys.dedup_by(|key, before| key == before);
+        keys
     }
 }
 
