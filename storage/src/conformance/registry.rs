@@ -57,6 +57,11 @@ macro_rules! registry_conformance {
             changed_loses_nothing_when_cancelled,
             a_follower_ends_with_what_there_is,
             a_slow_reader_hears_everything_or_reload,
+            a_read_about_applications_includes_every_write_to_them,
+            a_lease_has_one_holder,
+            a_lease_is_taken_over_after_its_time_and_not_before,
+            a_released_lease_is_free_at_once,
+            one_of_many_takes_a_lease,
         }
     };
 }
@@ -580,6 +585,91 @@ pub async fn a_slow_reader_hears_everything_or_reload(subject: impl Subject) {
     assert!(news == [News::Reload] || news.len() == CALLS * EACH, "{} news", news.len());
     registry.write(vec![put(connection("later"), "x")]).await.expect("write");
     assert_eq!(news_of(&mut *feed).await, [("later".to_owned(), Some(Bytes::from("x")))]);
+}
+
+pub async fn a_read_about_applications_includes_every_write_to_them(subject: impl Subject) {
+    let registry = subject.registry();
+    let apps: Vec<AppId> = (0..20).map(|n| app(&format!("app-{n}"))).collect();
+    let mut feed = registry.feed(&[Kind::User]).await.expect("a feed");
+    for app in &apps {
+        registry.write(vec![put(Key::new(Kind::User, Some(app), "u"), "x")]).await.expect("write");
+    }
+    let mut told = Vec::new();
+    for about in apps.chunks(2) {
+        let about: Vec<&AppId> = about.iter().collect();
+        for news in feed.read_about(&about).await.expect("read the feed") {
+            match news {
+                News::Written { key, .. } => told.extend(key.app),
+                News::Reload => panic!("reload after a handful of writes"),
+            }
+        }
+        assert!(about.iter().all(|app| told.contains(app)), "{about:?} in {told:?}");
+    }
+    assert_eq!(news_of(&mut *feed).await, []);
+    told.sort_unstable();
+    let mut expected = apps;
+    expected.sort_unstable();
+    assert_eq!(told, expected, "each once");
+}
+
+async fn hold(registry: &dyn Registry, name: &str, holder: &str, ttl: Duration) -> bool {
+    registry.hold(name, holder, ttl).await.expect("hold")
+}
+
+const LONG: Duration = Duration::from_secs(60);
+
+pub async fn a_lease_has_one_holder(subject: impl Subject) {
+    let registry = subject.registry();
+    for _ in 0..2 {
+        assert!(hold(&*registry, "writer.0", "anna", LONG).await, "taken, then renewed");
+        assert!(!hold(&*registry, "writer.0", "bob", LONG).await);
+    }
+    assert!(hold(&*registry, "writer.1", "bob", LONG).await, "another name");
+    registry.release("writer.0", "bob").await.expect("release what another has");
+    assert!(!hold(&*registry, "writer.0", "bob", LONG).await);
+}
+
+pub async fn a_lease_is_taken_over_after_its_time_and_not_before(subject: impl Subject) {
+    const TTL: Duration = Duration::from_millis(300);
+    let registry = subject.registry();
+    assert!(hold(&*registry, "writer.0", "anna", TTL).await);
+    let renewed = std::time::Instant::now();
+    assert!(hold(&*registry, "writer.0", "anna", TTL).await);
+    soon("a take-over", async {
+        while !hold(&*registry, "writer.0", "bob", LONG).await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    // Servers count in whole milliseconds.
+    assert!(renewed.elapsed() + Duration::from_millis(2) >= TTL, "taken over after {:?}", renewed.elapsed());
+    assert!(!hold(&*registry, "writer.0", "anna", TTL).await, "who was paused finds out");
+}
+
+pub async fn a_released_lease_is_free_at_once(subject: impl Subject) {
+    let registry = subject.registry();
+    assert!(hold(&*registry, "writer.0", "anna", LONG).await);
+    registry.release("writer.0", "anna").await.expect("release");
+    assert!(hold(&*registry, "writer.0", "bob", LONG).await);
+    registry.release("nobody's", "anna").await.expect("release what nobody has");
+}
+
+pub async fn one_of_many_takes_a_lease(subject: impl Subject) {
+    for round in 0..20 {
+        let attempts: Vec<_> = (0..8)
+            .map(|attempt| {
+                let registry = subject.registry();
+                tokio::spawn(async move {
+                    hold(&*registry, &format!("lease-{round}"), &format!("holder-{attempt}"), LONG).await
+                })
+            })
+            .collect();
+        let mut winners = 0;
+        for attempt in attempts {
+            winners += u32::from(attempt.await.expect("an attempt"));
+        }
+        assert_eq!(winners, 1, "round {round}");
+    }
 }
 
 #[cfg(test)]

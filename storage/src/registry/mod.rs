@@ -2,14 +2,17 @@
 //!
 //! Bytes below, types above: the trait keeps records by key, [`records`] gives them their types, once, for all backends.
 
-use std::{collections::HashSet, fmt};
+use std::{collections::HashSet, fmt, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::{Error, ErrorKind, Result, model::AppId};
 
+mod leases;
 pub mod records;
+#[cfg(feature = "redis")]
+pub mod redis;
 pub mod sled;
 
 /// What a record is. One space of keys (in sled: one tree) for each.
@@ -176,6 +179,14 @@ pub trait Registry: Send + Sync {
 
     /// A feed of the writes of these kinds from now on. A read of it includes every write that returned before the read.
     async fn feed(&self, kinds: &[Kind]) -> Result<Box<dyn Feed>>;
+
+    /// Takes the lease of this name for `ttl` from now on, or renews it: true when `holder` has it then, false while another has. Who
+    /// stops renewing loses it when its time is over, not before, and finds out with its next call. A holder that is paused may
+    /// believe in its lease for longer: what must not happen twice is fenced elsewhere (see `ChangeLog::append`).
+    async fn hold(&self, name: &str, holder: &str, ttl: Duration) -> Result<bool>;
+
+    /// Gives the lease back at once; nothing happens where another holder has it.
+    async fn release(&self, name: &str, holder: &str) -> Result<()>;
 }
 
 /// What was written, in order: who begins with a `list` made after the feed, and takes in what the feed tells, ends with what
@@ -184,6 +195,12 @@ pub trait Registry: Send + Sync {
 pub trait Feed: Send + Sync {
     /// What there is now, without waiting; every write that returned before this call is included.
     async fn read(&mut self) -> Result<Vec<News>>;
+
+    /// The same where only these applications matter now: cheaper where the records are spread over servers. Of others it may tell
+    /// something, too, or leave it for a later read.
+    async fn read_about(&mut self, _apps: &[&AppId]) -> Result<Vec<News>> {
+        self.read().await
+    }
 
     /// Waits until there is something to read. Cancel-safe.
     async fn changed(&mut self) -> Result<()>;

@@ -37,7 +37,7 @@ use self::{
     state::{State, StoredChange},
     store::{Engine, Sled, Store},
 };
-use super::{Expect, Feed, Key, Kind, Record, Registry, Write, check_call};
+use super::{Expect, Feed, Key, Kind, Record, Registry, Write, check_call, leases::Leases};
 use crate::{
     Error, ErrorKind, Result,
     journal::{self, Journal},
@@ -65,6 +65,7 @@ const ROOM_EVERY: Duration = Duration::from_millis(5);
 pub struct SledRegistry {
     shared: Arc<Shared>,
     keeper: Mutex<Option<JoinHandle<()>>>,
+    leases: Leases,
 }
 
 /// What the embedded registry stands on, and its measures.
@@ -166,7 +167,7 @@ impl SledRegistry {
         let keeper = Keeper::new(shared.clone(), site, restored.export);
         let keeper = std::thread::Builder::new().name("registry".to_owned()).spawn(move || keeper.run());
         let keeper = keeper.map_err(|error| Error::io("open registry", "its thread", error))?;
-        Ok(Self { shared, keeper: Mutex::new(Some(keeper)) })
+        Ok(Self { shared, keeper: Mutex::new(Some(keeper)), leases: Leases::default() })
     }
 
     /// Everything up to this sequence of the journal is in the store and behind the export: the registry needs no record at
@@ -278,6 +279,16 @@ impl Registry for SledRegistry {
         let inbox = Arc::new(Inbox::new(kinds));
         self.shared.state.write().inboxes.add(&inbox);
         Ok(Box::new(SledFeed { shared: self.shared.clone(), inbox }))
+    }
+
+    async fn hold(&self, name: &str, holder: &str, ttl: Duration) -> Result<bool> {
+        self.shared.check_open()?;
+        Ok(self.leases.hold(name, holder, ttl))
+    }
+
+    async fn release(&self, name: &str, holder: &str) -> Result<()> {
+        self.leases.release(name, holder);
+        Ok(())
     }
 }
 
