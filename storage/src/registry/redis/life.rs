@@ -1,5 +1,5 @@
 //! Volatile records live as long as the process that wrote them: it gives a sign of life now and then, and when it has not for
-//! [`LEASE`], any other process removes its records and tells of it.
+//! the time of its lease, any other process removes its records and tells of it.
 //!
 //! A process that was away for longer (paused, cut off) finds out with its next sign of life, or its next volatile write: it begins a
 //! new life and writes its records again.
@@ -22,9 +22,8 @@ use crate::{
     registry::{Expect, Key, Write},
 };
 
-/// How long a process counts as living after a sign of life, and how often it gives one.
-const LEASE: Duration = Duration::from_secs(5);
-const BEAT_EVERY: Duration = Duration::from_millis(1_250);
+/// Signs of life in the time of a lease.
+const BEATS: u32 = 4;
 /// Records that are written again at a time.
 const AT_A_TIME: usize = 500;
 
@@ -35,6 +34,7 @@ pub(super) struct Life {
 
 struct Alive {
     parts: Arc<Parts>,
+    lease: Duration,
     /// Who this process is now; held while it becomes another.
     owner: tokio::sync::RwLock<String>,
     /// The volatile records of this process: what has to be written again in a new life.
@@ -42,8 +42,9 @@ struct Alive {
 }
 
 impl Life {
-    pub(super) async fn begin(parts: Arc<Parts>) -> Result<Self> {
-        let alive = Arc::new(Alive { parts, owner: tokio::sync::RwLock::new(new_owner()), own: Mutex::default() });
+    pub(super) async fn begin(parts: Arc<Parts>, lease: Duration) -> Result<Self> {
+        let alive =
+            Arc::new(Alive { parts, lease, owner: tokio::sync::RwLock::new(new_owner()), own: Mutex::default() });
         let owner = alive.owner.read().await.clone();
         alive.beat(&owner, true, false).await?;
         let beating = tokio::spawn({
@@ -51,7 +52,7 @@ impl Life {
             async move {
                 let mut in_touch_since = None;
                 loop {
-                    tokio::time::sleep(BEAT_EVERY).await;
+                    tokio::time::sleep(lease / BEATS).await;
                     let Some(alive) = alive.upgrade() else { return };
                     match alive.live_on(in_touch_since).await {
                         Ok(()) => in_touch_since = in_touch_since.or(Some(Instant::now())),
@@ -97,6 +98,16 @@ impl Life {
     }
 }
 
+#[cfg(test)]
+impl Life {
+    /// As if the process were stopped for a while.
+    pub(super) fn pause(&self) {
+        if let Some(beating) = self.beating.lock().take() {
+            beating.abort();
+        }
+    }
+}
+
 impl Drop for Life {
     /// Without an end before it this is as good as a crash: others remove the records.
     fn drop(&mut self) {
@@ -120,7 +131,7 @@ impl Alive {
     /// One sign of life, and the end of those who give none. After Redis was away nobody is declared dead before everybody had the time
     /// to be heard of again.
     async fn live_on(&self, in_touch_since: Option<Instant>) -> Result<()> {
-        let may_declare = in_touch_since.is_some_and(|since| since.elapsed() > LEASE);
+        let may_declare = in_touch_since.is_some_and(|since| since.elapsed() > self.lease);
         let owner = self.owner.read().await.clone();
         let Some(dead) = self.beat(&owner, false, may_declare).await? else {
             return self.live_anew(&owner).await;
@@ -140,7 +151,7 @@ impl Alive {
     async fn beat(&self, owner: &str, begins: bool, may_declare: bool) -> Result<Option<Vec<String>>> {
         let keys = self.parts.redis.keys();
         let mut arguments = Arguments::default();
-        arguments.text(owner).number(LEASE.as_millis()).number(u8::from(begins)).number(u8::from(may_declare));
+        arguments.text(owner).number(self.lease.as_millis()).number(u8::from(begins)).number(u8::from(may_declare));
         let touched = [&*keys.of_all("living"), &keys.of_all("dead")];
         let mut answer = self.parts.redis.run("give a sign of life", &BEAT, &touched, &arguments).await?.list()?;
         if next(&mut answer)?.number()? == 0 {

@@ -37,6 +37,8 @@ use crate::{
 const FORMAT: u64 = 1;
 /// Parts of a new installation on a cluster.
 const PARTS_OF_A_CLUSTER: u16 = 16;
+/// How long a process counts as living after a sign of life.
+const LEASE: Duration = Duration::from_secs(5);
 /// Most writes of one call: what Redis takes in one command, with a margin.
 const MOST_WRITES: usize = 100_000;
 /// Most records of a page.
@@ -78,13 +80,18 @@ enum Written {
 impl RedisRegistry {
     /// Opens the registry, or makes it. `Invalid` for one that a newer build made.
     pub(crate) async fn open(redis: Redis) -> Result<Self> {
+        Self::open_with(redis, LEASE).await
+    }
+
+    /// `lease`: how long this process counts as living after a sign of life.
+    async fn open_with(redis: Redis, lease: Duration) -> Result<Self> {
         let count = agree_on_parts(&redis).await?;
         let parts = Arc::new(Parts { redis, count });
         let bells = Arc::new(Bells::default());
         for part in 0..count {
             parts.redis.listen(parts.redis.keys().of_part(part, "news"), bells.clone());
         }
-        let life = Life::begin(parts.clone()).await?;
+        let life = Life::begin(parts.clone(), lease).await?;
         Ok(Self { parts, life, bells })
     }
 
