@@ -79,15 +79,25 @@ fn row((key, value, source): (&str, &toml::Value, &crate::config::Source)) -> Ve
 fn shown(key: &str, value: &toml::Value) -> Value {
     match value {
         toml::Value::String(text) if is_secret(key) && !text.is_empty() => "***".into(),
+        toml::Value::String(text) if key.ends_with("nodes") => without_user(text).into(),
         toml::Value::String(text) => text.as_str().into(),
         toml::Value::Integer(number) => (*number).into(),
         toml::Value::Boolean(is_so) => (*is_so).into(),
+        toml::Value::Array(values) => values.iter().map(|value| shown(key, value)).collect(),
         other => other.to_string().into(),
     }
 }
 
+/// The URL of a node, whose user and password are secrets.
+fn without_user(url: &str) -> String {
+    match (url.split_once("://"), url.rsplit_once('@')) {
+        (Some((scheme, _)), Some((_, host))) => format!("{scheme}://***@{host}"),
+        _ => url.to_owned(),
+    }
+}
+
 fn is_secret(key: &str) -> bool {
-    ["token", "secret", "password", "url"].iter().any(|word| key.ends_with(word))
+    ["token", "secret", "password", "url", "api_key"].iter().any(|word| key.ends_with(word))
 }
 
 #[cfg(test)]
@@ -106,6 +116,9 @@ mod tests {
         ] {
             assert_eq!(row((key, &secret, &Source::Default))[1], expected, "{key}");
         }
+        let nodes = toml::Value::from(vec!["https://u:p@ss@a:9200", "http://b"]);
+        let expected = r#"["https://***@a:9200","http://b"]"#;
+        assert_eq!(row(("database.nodes", &nodes, &Source::Default))[1], expected);
         assert_eq!(row(("auth.admin_token", &toml::Value::from(""), &Source::Default))[1], "\"\"");
         let ttl = row(("auth.token_ttl", &toml::Value::from("1h"), &Source::Flag("--x".to_owned())));
         assert_eq!(ttl, ["auth.token_ttl", "\"1h\"", "flag --x"]);

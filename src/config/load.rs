@@ -124,6 +124,8 @@ impl Layers {
             Value::String(_) => Some(Value::String(text.to_owned())),
             Value::Integer(_) => text.parse().ok().map(Value::Integer),
             Value::Boolean(_) => text.parse().ok().map(Value::Boolean),
+            // In files they are lists; elsewhere commas part them.
+            Value::Array(_) => Some(Value::Array(text.split(',').map(|part| part.trim().into()).collect())),
             _ => None,
         };
         let value = value.ok_or_else(|| mismatch(key, &source, &default))?;
@@ -215,6 +217,7 @@ fn mismatch(key: &str, source: &Source, default: &Value) -> ConfigError {
         Value::String(_) => "a text in quotes",
         Value::Integer(_) => "a whole number",
         Value::Boolean(_) => "true or false",
+        Value::Array(_) => "a list of texts",
         _ => "another type",
     };
     ConfigError(format!("`{key}` ({source}) has to be {wanted}"))

@@ -4,9 +4,9 @@ mod load;
 mod running;
 mod value;
 
-use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, str::FromStr};
+use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, str::FromStr, time};
 
-use nexxus_storage::open::Settings;
+use nexxus_storage::open::{ElasticsearchSettings, Settings};
 use serde::Deserialize;
 
 pub use running::{Reloaded, Running};
@@ -34,7 +34,7 @@ pub struct Config {
     pub message_queue: Adapter,
     pub change_log: Adapter,
     pub registry: Adapter,
-    pub database: Adapter,
+    pub database: Database,
     /// What this process does; everything unless `--role` says otherwise.
     #[serde(skip, default = "Role::all")]
     pub roles: BTreeSet<Role>,
@@ -190,6 +190,67 @@ pub struct Adapter {
     pub adapter: String,
 }
 
+/// `[database]`: which engine holds the documents, and where it is.
+#[derive(Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Database {
+    pub adapter: String,
+    pub nodes: Vec<String>,
+    /// Empty: none.
+    pub username: String,
+    pub password: String,
+    /// Empty: none.
+    pub api_key: String,
+    /// Empty: those that the system trusts.
+    pub ca_file: String,
+    pub prefix: String,
+    pub shards: u32,
+    pub replicas: u32,
+    pub timeout: Duration,
+}
+
+impl std::fmt::Debug for Database {
+    /// Without what may hold secrets.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Database").field("adapter", &self.adapter).field("prefix", &self.prefix).finish_non_exhaustive()
+    }
+}
+
+impl Database {
+    fn elasticsearch(&self) -> ElasticsearchSettings {
+        let given = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
+        ElasticsearchSettings {
+            nodes: self.nodes.clone(),
+            username: given(&self.username),
+            password: given(&self.password),
+            api_key: given(&self.api_key),
+            ca_file: given(&self.ca_file).map(PathBuf::from),
+            prefix: self.prefix.clone(),
+            shards: self.shards,
+            replicas: self.replicas,
+            timeout: self.timeout.into(),
+        }
+    }
+
+    /// What is wrong with a setting.
+    fn fault(&self) -> Option<(&'static str, &'static str)> {
+        if !(1..=1024).contains(&self.shards) {
+            return Some(("database.shards", "1 to 1024 are allowed"));
+        }
+        if self.replicas > 32 {
+            return Some(("database.replicas", "0 to 32 are allowed"));
+        }
+        if self.timeout.0 < time::Duration::from_millis(100) {
+            return Some(("database.timeout", "at least 100ms are needed"));
+        }
+        if self.nodes.is_empty() {
+            return Some(("database.nodes", "at least one is needed"));
+        }
+        (!self.api_key.is_empty() && !self.username.is_empty())
+            .then_some(("database.api_key", "either it or database.username is needed, not both"))
+    }
+}
+
 /// What a process can do (`--role`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Role {
@@ -322,6 +383,9 @@ impl Config {
                 return refuse("backup.every", "at least a second, with backup.keep of at least 1, and a backup.dir");
             }
         }
+        if let Some((key, why)) = self.database.fault() {
+            return refuse(key, why);
+        }
         if self.data.commit_every.0.is_zero() {
             return refuse("data.commit_every", "more than nothing is needed");
         }
@@ -343,13 +407,12 @@ impl Config {
     /// Why there are no backups with these adapters, if there are none: what is in another engine is not in the data directory.
     pub fn refuses_backups(&self) -> Option<String> {
         let adapters = [
-            ("message_queue", &self.message_queue, "embedded"),
-            ("change_log", &self.change_log, "journal"),
-            ("registry", &self.registry, "sled"),
-            ("database", &self.database, "tantivy"),
+            ("message_queue", &self.message_queue.adapter, "embedded"),
+            ("change_log", &self.change_log.adapter, "journal"),
+            ("registry", &self.registry.adapter, "sled"),
+            ("database", &self.database.adapter, "tantivy"),
         ];
-        let (section, other, _) = adapters.into_iter().find(|(_, chosen, own)| chosen.adapter != *own)?;
-        let other = &other.adapter;
+        let (section, other, _) = adapters.into_iter().find(|(_, chosen, own)| *chosen != own)?;
         Some(format!(
             "a backup is of the embedded engines, and {section}.adapter is \"{other}\": use `nexxus export`, and the snapshots of {other}"
         ))
@@ -393,6 +456,7 @@ impl Config {
             overlay_bytes: self.data.overlay_bytes.bytes(),
             index_writer_bytes: self.data.index_writer_bytes.bytes(),
             commit_every: self.data.commit_every.into(),
+            elasticsearch: self.database.elasticsearch(),
         }
     }
 }
@@ -415,6 +479,24 @@ mod tests {
             flags: flags.iter().map(|(key, value)| (format!("--{key}"), (*key).into(), (*value).into())).collect(),
         };
         Config::load(&sources).map(|(config, _)| config).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn nodes_are_a_list_wherever_they_come_from() {
+        let file = "[database]\nnodes = [\"http://a:9200\", \"http://b:9200\"]\n";
+        assert_eq!(load(file, &[], &[]).expect("valid").database.nodes, ["http://a:9200", "http://b:9200"]);
+        let environment = [("NEXXUS_DATABASE__NODES", "http://c:9200, http://d:9200")];
+        assert_eq!(load(file, &environment, &[]).expect("valid").database.nodes, ["http://c:9200", "http://d:9200"]);
+        for (bad, why) in [
+            ("nodes = \"http://a\"", "`database.nodes` (nexxus.toml, line 2) has to be a list of texts"),
+            ("nodes = []", "`database.nodes` (nexxus.toml, line 2): at least one is needed"),
+            ("shards = 0", "`database.shards` (nexxus.toml, line 2): 1 to 1024 are allowed"),
+            ("api_key = \"k\"\nusername = \"u\"", "either it or database.username is needed, not both"),
+            ("timeout = \"1ms\"", "at least 100ms are needed"),
+        ] {
+            let error = load(&format!("[database]\n{bad}\n"), &[], &[]).expect_err(bad);
+            assert!(error.contains(why), "{error}");
+        }
     }
 
     #[test]
@@ -475,7 +557,7 @@ mod tests {
             (
                 "[database]\nadapter = \"postgres\"\n",
                 vec![],
-                "`database.adapter` (nexxus.toml, line 2): there is no adapter \"postgres\": \"tantivy\" is allowed",
+                "`database.adapter` (nexxus.toml, line 2): there is no adapter \"postgres\": \"tantivy\"",
             ),
             (
                 "",

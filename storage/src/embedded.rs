@@ -1,14 +1,16 @@
 //! The embedded engine: one journal, and the four adapters that stand on it, opened, kept in bounds and closed in order.
 //!
 //! What is where in the data directory: `journal/` (see [`crate::journal`]), `registry/`, `documents/`, `format`, the number of this
-//! layout, and after a restore `epoch`, the least epoch of a log that begins.
+//! layout, after a restore `epoch`, the least epoch of a log that begins, and `documents-elsewhere` where they are in another engine.
 
-use std::{path::Path, sync::Arc};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
+use tokio::time::timeout;
+use tracing::info;
 
 use crate::{
-    Documents, Error, ErrorKind, Result,
+    ChangeLog, Documents, Error, ErrorKind, Result,
     changelog::embedded::EmbeddedChangeLog,
     documents::tantivy::{Options as DocumentOptions, TantivyDocuments},
     journal::{self, Journal},
@@ -36,6 +38,10 @@ use self::{
 
 /// Most bytes that wait for the journal's disk.
 const JOURNAL_BACKLOG: usize = 32 << 20;
+/// Entries that documents elsewhere are given at once at the start.
+const CAUGHT_UP_AT_ONCE: usize = 1_000;
+/// How long the numbers of documents elsewhere are waited for.
+const COUNTED_IN: Duration = Duration::from_secs(2);
 
 /// The embedded engine. Cheap to clone.
 #[derive(Clone)]
@@ -46,10 +52,19 @@ pub struct Engine {
 struct Inner {
     journal: Journal,
     registry: Arc<SledRegistry>,
-    documents: Arc<TantivyDocuments>,
+    documents: Place,
     duties: Arc<Duties>,
     upkeep: Upkeep,
     backing_up: Arc<tokio::sync::Mutex<()>>,
+}
+
+/// Where the documents are.
+#[derive(Clone)]
+enum Place {
+    /// Beside the journal, which is their write-ahead log.
+    Here(Arc<TantivyDocuments>),
+    /// In an engine of their own: what they were given before the applied mark was saved, they have.
+    Elsewhere(Arc<dyn Documents>),
 }
 
 /// Makes a directory one that can be opened, and whose logs all begin with at least this epoch.
@@ -61,26 +76,32 @@ pub(crate) fn prepare_dir(dir: &Path, least_epoch: u32) -> Result<()> {
 impl Engine {
     /// Opens a data directory, or makes it: the journal, then what stands on it, brought up to what the journal holds. Blocking.
     pub fn open(settings: &Settings) -> Result<Self> {
+        Self::open_with(settings, None)
+    }
+
+    /// The same with documents that are elsewhere, to be followed by [`Self::catch_up`]. Blocking.
+    pub fn open_beside(settings: &Settings, documents: Arc<dyn Documents>) -> Result<Self> {
+        Self::open_with(settings, Some(documents))
+    }
+
+    fn open_with(settings: &Settings, elsewhere: Option<Arc<dyn Documents>>) -> Result<Self> {
         let dir = &settings.dir;
         layout::check(dir)?;
+        layout::check_documents(dir, elsewhere.is_some())?;
         let journal = open_journal(dir, settings.segment_bytes)?;
         let registry = Arc::new(SledRegistry::open(&dir.join("registry"), journal.clone())?);
-        let options = DocumentOptions {
-            dir: dir.join("documents"),
-            overlay_bytes: settings.overlay_bytes,
-            writer_bytes: settings.index_writer_bytes,
-            commit_every: settings.commit_every,
+        let documents = match elsewhere {
+            Some(documents) => Place::Elsewhere(documents),
+            None => Place::Here(Arc::new(open_index(settings, journal.clone())?)),
         };
-        let documents = Arc::new(TantivyDocuments::open(options, journal.clone())?);
         // Only now: what the log holds counts as applied when it is opened.
         let change_log = EmbeddedChangeLog::open_after(journal.clone(), layout::least_epoch(dir)?)?;
         let queues = EmbeddedQueues::open(journal.clone(), Limits::default())?;
-        queues.admit_by({
-            let documents = documents.clone();
-            Arc::new(move || documents.admission())
-        });
+        if let Place::Here(documents) = documents.clone() {
+            queues.admit_by(Arc::new(move || documents.admission()));
+        }
         let (needed_by_registry, needed_by_documents) = (registry.clone(), documents.clone());
-        let told = documents.clone();
+        let (applied, told) = (change_log.clone(), documents.clone());
         let duties = Arc::new(Duties {
             journal: journal.clone(),
             change_log,
@@ -93,7 +114,7 @@ impl Engine {
                     move || journal.pinned().saturating_sub(1)
                 }),
                 Box::new(move || needed_by_registry.flushed()),
-                Box::new(move || needed_by_documents.committed()),
+                Box::new(move || needed_by_documents.settled(&applied)),
             ],
             releasing: Box::new(move |below| told.forget_deletes_below(below)),
             space: Space::of_dir(dir, settings.reserve),
@@ -114,8 +135,40 @@ impl Engine {
         self.inner.registry.clone()
     }
 
-    pub fn documents(&self) -> Arc<TantivyDocuments> {
-        self.inner.documents.clone()
+    pub fn documents(&self) -> Arc<dyn Documents> {
+        match &self.inner.documents {
+            Place::Here(documents) => documents.clone(),
+            Place::Elsewhere(documents) => documents.clone(),
+        }
+    }
+
+    /// The documents in this directory. `Unsupported` when they are elsewhere.
+    pub(crate) fn index(&self) -> Result<Arc<TantivyDocuments>> {
+        match &self.inner.documents {
+            Place::Here(documents) => Ok(documents.clone()),
+            Place::Elsewhere(_) => {
+                Err(Error::new(ErrorKind::Unsupported, "open documents", "they are not in the data directory"))
+            }
+        }
+    }
+
+    /// Gives documents that are elsewhere what the log holds above the applied mark that was saved last. To be called before anything
+    /// is served: the log counts it as applied.
+    pub async fn catch_up(&self) -> Result<()> {
+        let Place::Elsewhere(documents) = &self.inner.documents else { return Ok(()) };
+        let change_log = self.change_log();
+        for (app, mut since) in change_log.unapplied_at_open() {
+            loop {
+                let page = change_log.read_logged(&app, since, CAUGHT_UP_AT_ONCE).await?;
+                documents.apply(&app, &page.entries).await?;
+                since = page.next;
+                if page.end {
+                    break;
+                }
+            }
+            info!(%app, %since, "applied again what the documents may have lacked");
+        }
+        Ok(())
     }
 
     pub(crate) fn journal(&self) -> &Journal {
@@ -124,7 +177,7 @@ impl Engine {
 
     /// Up to here neither the registry nor the documents need the journal.
     pub(crate) fn settled(&self) -> u64 {
-        self.inner.registry.flushed().min(self.inner.documents.committed())
+        self.inner.registry.flushed().min(self.inner.documents.settled(&self.inner.duties.change_log))
     }
 
     /// Carries to the end of the journal what stands below a sequence and has to outlive it; gives the sequence that has to be durable
@@ -195,6 +248,59 @@ impl Engine {
         let documents = self.inner.documents.statistics().await?;
         Ok(json!({ "journal": journal, "registry": registry, "documents": documents, "disk": disk }))
     }
+}
+
+impl Place {
+    /// Up to here they do not need the journal.
+    fn settled(&self, change_log: &EmbeddedChangeLog) -> u64 {
+        match self {
+            Self::Here(documents) => documents.committed(),
+            Self::Elsewhere(_) => change_log.first_unapplied().map_or(u64::MAX, |segment| segment.saturating_sub(1)),
+        }
+    }
+
+    fn forget_deletes_below(&self, place: u64) {
+        match self {
+            Self::Here(documents) => documents.forget_deletes_below(place),
+            Self::Elsewhere(_) => {} // They go by age.
+        }
+    }
+
+    async fn failed(&self) -> Error {
+        match self {
+            Self::Here(documents) => documents.failed().await,
+            Self::Elsewhere(_) => std::future::pending().await,
+        }
+    }
+
+    async fn close(&self) -> Result<()> {
+        match self {
+            Self::Here(documents) => documents.close().await,
+            Self::Elsewhere(_) => Ok(()),
+        }
+    }
+
+    async fn statistics(&self) -> Result<Value> {
+        match self {
+            Self::Here(documents) => documents.statistics().await,
+            // The other numbers are wanted also while that engine is away.
+            Self::Elsewhere(documents) => match timeout(COUNTED_IN, documents.statistics()).await {
+                Ok(Ok(statistics)) => Ok(statistics),
+                Ok(Err(error)) => Ok(json!({ "failing": error.to_string() })),
+                Err(_) => Ok(json!({ "failing": "no answer in time" })),
+            },
+        }
+    }
+}
+
+fn open_index(settings: &Settings, journal: Journal) -> Result<TantivyDocuments> {
+    let options = DocumentOptions {
+        dir: settings.dir.join("documents"),
+        overlay_bytes: settings.overlay_bytes,
+        writer_bytes: settings.index_writer_bytes,
+        commit_every: settings.commit_every,
+    };
+    TantivyDocuments::open(options, journal)
 }
 
 /// Opens the journal of a data directory. Blocking.

@@ -39,6 +39,38 @@ pub struct Settings {
     pub index_writer_bytes: usize,
     /// How often the index is committed while something changes.
     pub commit_every: Duration,
+    /// `[database]`: of documents that are in Elasticsearch.
+    pub elasticsearch: ElasticsearchSettings,
+}
+
+/// `[database]`: where documents are that are in Elasticsearch, and how they are kept there.
+#[derive(Clone, Default)]
+pub struct ElasticsearchSettings {
+    /// URLs of nodes of one cluster, with user and password where they need them.
+    pub nodes: Vec<String>,
+    /// None for nodes that let everybody in.
+    pub username: Option<String>,
+    /// Of the user.
+    pub password: Option<String>,
+    /// Instead of a user.
+    pub api_key: Option<String>,
+    /// Certificates in PEM that those of the nodes are signed by; none for those that the system trusts.
+    pub ca_file: Option<PathBuf>,
+    /// What the names of all indices begin with.
+    pub prefix: String,
+    /// Of each index that is made.
+    pub shards: u32,
+    /// Of each index that is made.
+    pub replicas: u32,
+    /// How long one answer may take.
+    pub timeout: Duration,
+}
+
+impl std::fmt::Debug for ElasticsearchSettings {
+    /// Without what may hold passwords.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ElasticsearchSettings").field("prefix", &self.prefix).finish_non_exhaustive()
+    }
 }
 
 /// `[redis]`: where the servers are that hold the registry, the change log, or both.
@@ -89,10 +121,15 @@ pub async fn open(settings: Settings) -> Result<Backends> {
     settings
         .check_adapters()
         .map_err(|refused| Error::new(refused.kind, "open", format!("`{}`: {}", refused.key, refused.why)))?;
-    let opening = tokio::task::spawn_blocking(move || embedded::Engine::open(&settings));
+    let elsewhere = open_documents(&settings).await?;
+    let opening = tokio::task::spawn_blocking(move || match elsewhere {
+        Some(documents) => embedded::Engine::open_beside(&settings, documents),
+        None => embedded::Engine::open(&settings),
+    });
     let engine = opening
         .await
         .map_err(|error| Error::new(ErrorKind::Internal, "open", "opening was aborted").with_source(error))??;
+    engine.catch_up().await?;
     Ok(Backends {
         queues: Arc::new(engine.queues()),
         change_log: Arc::new(engine.change_log()),
@@ -103,13 +140,45 @@ pub async fn open(settings: Settings) -> Result<Backends> {
     })
 }
 
+/// The documents, where they are not in the data directory.
+async fn open_documents(settings: &Settings) -> Result<Option<Arc<dyn Documents>>> {
+    match settings.documents.as_str() {
+        #[cfg(feature = "elasticsearch")]
+        "elasticsearch" => {
+            use crate::documents::elasticsearch::{ElasticsearchDocuments, Options};
+            let given = settings.elasticsearch.clone();
+            let options = Options {
+                nodes: given.nodes,
+                username: given.username,
+                password: given.password,
+                api_key: given.api_key,
+                ca_file: given.ca_file,
+                prefix: given.prefix,
+                shards: given.shards,
+                replicas: given.replicas,
+                timeout: given.timeout,
+                patience: Duration::from_secs(3),
+                // The history is cut by whole segments, and looked at now and then.
+                keep_deletes: settings.history_age.saturating_add(Duration::from_secs(3_600)),
+            };
+            Ok(Some(Arc::new(ElasticsearchDocuments::open(options).await?)))
+        }
+        _ => Ok(None),
+    }
+}
+
+/// The feature that an adapter needs and this build lacks.
+const fn lacks_elasticsearch() -> Option<&'static str> {
+    if cfg!(feature = "elasticsearch") { None } else { Some("elasticsearch") }
+}
+
 /// An adapter that could stand behind a seam, and the feature that it needs.
 type Adapter = (&'static str, Option<&'static str>);
 
 const QUEUES: [Adapter; 2] = [("embedded", None), ("rabbitmq", Some("rabbitmq"))];
 const CHANGE_LOGS: [Adapter; 2] = [("journal", None), ("redis", Some("redis"))];
 const REGISTRIES: [Adapter; 2] = [("sled", None), ("redis", Some("redis"))];
-const DOCUMENTS: [Adapter; 2] = [("tantivy", None), ("elasticsearch", Some("elasticsearch"))];
+const DOCUMENTS: [Adapter; 2] = [("tantivy", None), ("elasticsearch", lacks_elasticsearch())];
 
 /// A setting that names an adapter which this build cannot give.
 #[derive(Debug, Clone, PartialEq, Eq)]

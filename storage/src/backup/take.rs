@@ -81,10 +81,10 @@ impl Engine {
     /// Commits the index and exports the registry, so that little of the journal is needed. Where that fails or takes too long, older
     /// states and more of the journal serve as well.
     async fn bring_up_to_date(&self) {
-        let (documents, registry) = (self.documents(), self.registry());
+        let (documents, registry) = (self.index(), self.registry());
         let brought = async {
             registry.export().await?;
-            documents.commit().await
+            documents?.commit().await
         };
         match tokio::time::timeout(COMMIT_PATIENCE, brought).await {
             Ok(Ok(())) => {}
@@ -106,7 +106,7 @@ impl Engine {
     }
 
     async fn moment_now(&self) -> Result<Moment> {
-        let (registry, documents) = (self.registry(), self.documents());
+        let (registry, documents) = (self.registry(), self.index()?);
         let (registry, documents) = blocking(move || Ok((registry.open_export()?, documents.copy()?))).await?;
         let log = self.change_log();
         let mut applications = Vec::new();

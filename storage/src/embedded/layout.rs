@@ -11,6 +11,8 @@ use crate::{Error, ErrorKind, Result};
 
 const FORMAT: u32 = 1;
 const LEAST_EPOCH: &str = "epoch";
+/// There where the documents are in another engine.
+const ELSEWHERE: &str = "documents-elsewhere";
 
 /// Checks that this build knows the layout, and writes its number into a new directory. Only the owner may enter a directory that is
 /// made here: it holds secrets.
@@ -84,6 +86,31 @@ pub(super) fn set_least_epoch(dir: &Path, epoch: u32) -> Result<()> {
     write_number(dir, &path, epoch).map_err(|error| Error::io("write epoch", path.display().to_string(), error))
 }
 
+/// Whether the documents of this directory are in another engine.
+pub(super) fn documents_are_elsewhere(dir: &Path) -> bool {
+    dir.join(ELSEWHERE).exists()
+}
+
+/// Checks that the documents of this directory are where they are looked for, and keeps that of a new one. `Invalid` otherwise: they
+/// do not move by themselves.
+pub(super) fn check_documents(dir: &Path, elsewhere: bool) -> Result<()> {
+    let are_elsewhere = documents_are_elsewhere(dir);
+    let are_here = !are_elsewhere && dir.join("documents").exists();
+    if if elsewhere { are_here } else { are_elsewhere } {
+        let message = format!(
+            "`database.adapter`: the documents that belong to {} are not there; to move them, begin with an empty directory and use \
+             `nexxus export` and `nexxus import`",
+            dir.display()
+        );
+        return Err(Error::new(ErrorKind::Invalid, "open data directory", message));
+    }
+    if elsewhere && !are_elsewhere {
+        let path = dir.join(ELSEWHERE);
+        write_number(dir, &path, 1).map_err(|error| Error::io("write", path.display().to_string(), error))?;
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -108,6 +135,22 @@ mod tests {
             assert_eq!(error.kind, ErrorKind::Invalid, "{error}");
             assert!(error.to_string().contains("data.dir or --data has to name a directory"), "{error}");
         }
+    }
+
+    #[test]
+    fn documents_are_looked_for_where_they_are() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let dir = dir.path();
+        let refused = |elsewhere| check_documents(dir, elsewhere).is_err_and(|error| error.kind == ErrorKind::Invalid);
+        check_documents(dir, false).expect("new");
+        for _ in 0..2 {
+            check_documents(dir, true).expect("new, or as before");
+            assert!(refused(false));
+        }
+        fs::remove_file(dir.join(ELSEWHERE)).expect("removed");
+        fs::create_dir(dir.join("documents")).expect("made");
+        check_documents(dir, false).expect("as before");
+        assert!(refused(true));
     }
 
     #[test]

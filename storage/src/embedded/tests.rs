@@ -14,7 +14,7 @@ use crate::{
     changelog::LogEntry,
     documents::Stored,
     model::{AppId, ChangeId, Document, Entry, Event, Offset, Timestamp},
-    open::{Reserve, open},
+    open::{ElasticsearchSettings, Reserve, open},
     queue::{Delivery, Durability, Message, Payload},
     registry::{
         Expect,
@@ -41,6 +41,7 @@ pub(crate) fn settings(dir: &Path) -> Settings {
         overlay_bytes: 16 << 20,
         index_writer_bytes: 15_000_000,
         commit_every: Duration::from_millis(100),
+        elasticsearch: ElasticsearchSettings::default(),
     }
 }
 
@@ -163,7 +164,11 @@ async fn adapters_that_are_not_there_are_refused() {
     check(|s| s.queues = "rabbitmq".into(), unsupported, r#"compiled without the feature "rabbitmq""#).await;
     check(|s| s.registry = "redis".into(), unsupported, r#"compiled without the feature "redis""#).await;
     check(|s| s.change_log = "redis".into(), unsupported, r#"compiled without the feature "redis""#).await;
-    check(|s| s.documents = "elasticsearch".into(), unsupported, r#"the feature "elasticsearch""#).await;
+    if cfg!(feature = "elasticsearch") {
+        check(|s| s.documents = "elasticsearch".into(), ErrorKind::Invalid, "`database.prefix`").await;
+    } else {
+        check(|s| s.documents = "elasticsearch".into(), unsupported, r#"the feature "elasticsearch""#).await;
+    }
     check(|s| s.queues = "kafka".into(), ErrorKind::Invalid, r#"there is no adapter "kafka": "embedded" is allowed"#)
         .await;
     check(|s| s.documents = String::new(), ErrorKind::Invalid, "database.adapter").await;
@@ -312,7 +317,7 @@ async fn the_engine_releases_what_all_its_parts_have_passed() {
     let settings = Settings { history_bytes: HISTORY, ..settings(dir.path()) };
     let engine = tokio::task::spawn_blocking(move || Engine::open(&settings)).await.expect("no panic").expect("opens");
     let tasks = app("tasks");
-    let (queues, change_log, documents) = (engine.queues(), engine.change_log(), engine.documents());
+    let (queues, change_log, documents) = (engine.queues(), engine.change_log(), engine.index().expect("an index"));
     queues.declare("writer", Durability::Durable).await.expect("declare");
     let mut consumer = queues.consume("writer", 100).await.expect("consume");
     let mut tail = Offset::default();

@@ -35,6 +35,8 @@ struct Held {
     /// The last entry that is known to be durable.
     durable: u64,
     applied: u64,
+    /// As it was saved last before the log was opened.
+    applied_at_open: u64,
     told: u64,
     /// Everything at or below it is no longer held.
     trimmed: u64,
@@ -301,12 +303,20 @@ impl Log {
     /// The first segment with an entry that was not told to the next stage.
     pub(super) fn first_untold(&self) -> Option<u64> {
         let held = self.held.lock();
-        if held.told >= held.head {
-            return None;
-        }
-        let next = held.told.max(held.trimmed) + 1;
-        let sealed = held.sealed.iter().find(|run| run.holds(next)).map(|run| run.segment);
-        sealed.or_else(|| held.open.iter().find(|run| run.holds(next)).map(|run| run.segment))
+        held.first_above(held.told)
+    }
+
+    /// The first segment with an entry that is not applied.
+    pub(super) fn first_unapplied(&self) -> Option<u64> {
+        let held = self.held.lock();
+        held.first_above(held.applied)
+    }
+
+    /// What was applied for certain when the log was opened, where that is not all.
+    pub(super) fn unapplied_at_open(&self) -> Option<Offset> {
+        let held = self.held.lock();
+        let since = held.applied_at_open.max(held.trimmed);
+        (since < held.head).then(|| held.at(since))
     }
 
     /// Forgets the oldest entries that memory holds; they are read from the journal from now on.
@@ -412,6 +422,7 @@ impl Log {
             return Err(missing(&self.app, held.at(last), held.at(held.head)));
         }
         held.durable = held.head;
+        held.applied_at_open = held.applied;
         held.applied = held.head;
         held.trimmed = held.first_placed().map_or(held.head, |first| first - 1);
         Ok(())
@@ -419,6 +430,16 @@ impl Log {
 }
 
 impl Held {
+    /// The segment with the entry after this position; none when there is no such entry.
+    fn first_above(&self, position: u64) -> Option<u64> {
+        if position >= self.head {
+            return None;
+        }
+        let next = position.max(self.trimmed) + 1;
+        let sealed = self.sealed.iter().find(|run| run.holds(next)).map(|run| run.segment);
+        sealed.or_else(|| self.open.iter().find(|run| run.holds(next)).map(|run| run.segment))
+    }
+
     fn at(&self, position: u64) -> Offset {
         Offset::new(self.epoch, position)
     }

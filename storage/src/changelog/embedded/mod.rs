@@ -173,6 +173,18 @@ impl EmbeddedChangeLog {
         self.shared.logs.read().values().filter_map(|log| log.first_untold()).min()
     }
 
+    /// The first segment with an entry that is not applied, of all applications.
+    pub(crate) fn first_unapplied(&self) -> Option<u64> {
+        self.shared.logs.read().values().filter_map(|log| log.first_unapplied()).min()
+    }
+
+    /// The logs with entries that may not have been applied before the opening: all above the offset. They count as applied, for
+    /// the documents of this engine have them from the journal; those of another one have to be given them.
+    pub(crate) fn unapplied_at_open(&self) -> Vec<(AppId, Offset)> {
+        let logs = self.shared.logs.read();
+        logs.iter().filter_map(|(app, log)| Some((app.clone(), log.unapplied_at_open()?))).collect()
+    }
+
     /// Takes note of segments that were indexed since: memory lets go of what their indexes say. To be called about once a second.
     /// Blocking.
     pub fn adopt_indexes(&self) -> Result<()> {

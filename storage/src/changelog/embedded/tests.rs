@@ -380,3 +380,29 @@ proptest! {
         });
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_applied_for_certain_is_known() {
+    let mut embedded = Embedded::new(1 << 20);
+    let app = AppId::parse("a").expect("an id");
+    let log = embedded.log();
+    assert_eq!((log.first_unapplied(), log.unapplied_at_open()), (None, Vec::new()));
+    log.append(&app, Offset::default(), entries(1..=5)).await.expect("appended");
+    log.mark_applied(&app, Offset::new(1, 3)).await.expect("marked");
+    log.save_marks().expect("saved");
+    assert_eq!(log.first_unapplied(), Some(1));
+    log.mark_applied(&app, Offset::new(1, 5)).await.expect("marked");
+    assert_eq!(log.first_unapplied(), None);
+    // Marked, but not saved: it counts as applied after the start, which has to see to it.
+    drop(log);
+    embedded.reopen();
+    let log = embedded.log();
+    assert_eq!(log.unapplied_at_open(), [(app.clone(), Offset::new(1, 3))]);
+    assert_eq!(log.marks(&app).await.expect("marks").applied, Offset::new(1, 5));
+    log.append(&app, Offset::new(1, 5), entries(6..=6)).await.expect("appended");
+    log.mark_applied(&app, Offset::new(1, 6)).await.expect("marked");
+    log.save_marks().expect("saved");
+    drop(log);
+    embedded.reopen();
+    assert_eq!(embedded.log().unapplied_at_open(), []);
+}

@@ -4,7 +4,10 @@ use std::ops::Bound;
 
 use serde_json::{Map, Value, json};
 
-use super::{names, stored::IndexValue};
+use super::{
+    names,
+    stored::{IndexValue, TERM_BYTES},
+};
 use crate::model::{
     AppId, Document, DocumentId, ModelName, Timestamp,
     filter::{Condition, Field, Kind, Scalar, Test},
@@ -91,32 +94,89 @@ fn on_column(column: &str, field: &Field, test: &Test) -> Value {
         )
     };
     let value = |scalar: &Scalar| IndexValue::of(scalar.as_stored());
+    // A longer one is in no index, and Elasticsearch refuses to look for it.
+    let is_indexable = |scalar: &Scalar| !matches!(scalar, Scalar::String(text) if text.len() > TERM_BYTES);
     match test {
         Test::Exists => json!({ "exists": { "field": column } }),
-        Test::Eq(scalar) if is_of_kind(scalar) => json!({ "term": { column: { "value": value(scalar) } } }),
+        Test::Eq(scalar) if is_of_kind(scalar) && is_indexable(scalar) => {
+            json!({ "term": { column: { "value": value(scalar) } } })
+        }
+        Test::Eq(_) => json!({ "match_none": {} }),
         Test::In(scalars) => {
-            let values: Vec<_> = scalars.iter().filter(|scalar| is_of_kind(scalar)).map(value).collect();
-            json!({ "terms": { column: values } })
+            let fitting = scalars.iter().filter(|scalar| is_of_kind(scalar) && is_indexable(scalar));
+            json!({ "terms": { column: fitting.map(value).collect::<Vec<_>>() } })
         }
         Test::Range(low, high) => {
-            let mut bounds = Map::new();
-            for (bound, including, excluding) in [(low, "gte", "gt"), (high, "lte", "lt")] {
-                let (name, scalar) = match bound {
-                    Bound::Included(scalar) => (including, scalar),
-                    Bound::Excluded(scalar) => (excluding, scalar),
-                    Bound::Unbounded => continue,
-                };
-                if !is_of_kind(scalar) {
-                    return json!({ "match_none": {} });
-                }
-                bounds.insert(name.to_owned(), json!(value(scalar)));
+            let is_fitting = |bound: &Bound<Scalar>| match bound {
+                Bound::Included(scalar) | Bound::Excluded(scalar) => is_of_kind(scalar),
+                Bound::Unbounded => true,
+            };
+            if !is_fitting(low) || !is_fitting(high) {
+                return json!({ "match_none": {} });
             }
-            json!({ "range": { column: bounds } })
+            range(column, low.as_ref().map(value), high.as_ref().map(value))
         }
-        Test::Prefix(prefix) => json!({ "prefix": { column: { "value": prefix } } }),
-        // Of another kind.
-        Test::Eq(_) => json!({ "match_none": {} }),
+        // As a range, for prefixes may be a thousand characters long at most.
+        Test::Prefix(prefix) => {
+            let low = Bound::Included(IndexValue::Text((**prefix).into()));
+            let high =
+                after_prefix(prefix).map_or(Bound::Unbounded, |end| Bound::Excluded(IndexValue::Text(end.into())));
+            range(column, low, high)
+        }
     }
+}
+
+fn range(column: &str, low: Bound<IndexValue>, high: Bound<IndexValue>) -> Value {
+    let mut bounds = Map::new();
+    match low {
+        Bound::Included(IndexValue::Text(text)) | Bound::Excluded(IndexValue::Text(text))
+            if text.len() > TERM_BYTES =>
+        {
+            match indexable_after(&text) {
+                Some(next) => bounds.insert("gte".to_owned(), json!(next)),
+                None => return json!({ "match_none": {} }),
+            };
+        }
+        Bound::Included(value) => drop(bounds.insert("gte".to_owned(), json!(value))),
+        Bound::Excluded(value) => drop(bounds.insert("gt".to_owned(), json!(value))),
+        Bound::Unbounded => {}
+    }
+    match high {
+        Bound::Included(IndexValue::Text(text)) | Bound::Excluded(IndexValue::Text(text))
+            if text.len() > TERM_BYTES =>
+        {
+            bounds.extend(indexable_after(&text).map(|next| ("lt".to_owned(), json!(next))));
+        }
+        Bound::Included(value) => drop(bounds.insert("lte".to_owned(), json!(value))),
+        Bound::Excluded(value) => drop(bounds.insert("lt".to_owned(), json!(value))),
+        Bound::Unbounded => {}
+    }
+    json!({ "range": { column: bounds } })
+}
+
+/// The first text after all that begin with the prefix; none when there is no such text.
+fn after_prefix(prefix: &str) -> Option<String> {
+    let mut characters = prefix.to_owned();
+    while let Some(last) = characters.pop() {
+        // The code points of surrogates are no characters.
+        let next = if last == '\u{d7ff}' { Some('\u{e000}') } else { char::from_u32(u32::from(last) + 1) };
+        if let Some(next) = next {
+            characters.push(next);
+            return Some(characters);
+        }
+    }
+    None
+}
+
+/// The first text that an index can hold after one that is too long for it; none when there is no such text.
+fn indexable_after(text: &str) -> Option<String> {
+    let mut text = text.to_owned();
+    while text.len() > TERM_BYTES {
+        // What begins so and can be indexed goes on with characters of fewer bytes than the one that is cut: it comes before the text.
+        text.truncate(text.floor_char_boundary(TERM_BYTES));
+        text = after_prefix(&text)?;
+    }
+    Some(text)
 }
 
 #[cfg(test)]
@@ -136,6 +196,33 @@ mod tests {
     }
 
     #[test]
+    fn texts_that_no_index_holds_are_not_looked_for() {
+        let long = "x".repeat(TERM_BYTES);
+        let next = format!("{}y", &long[1..]);
+        check(json!({ "s": format!("{long}a") }), json!({ "match_none": {} }));
+        check(
+            json!({ "s": { "$in": [format!("{long}a"), "b", "c"] } }),
+            json!({ "terms": { "f.string-s": ["b", "c"] } }),
+        );
+        let range = |bounds: Value| json!({ "range": { "f.string-s": bounds } });
+        check(json!({ "s": { "$gt": format!("{long}a") } }), range(json!({ "gte": next })));
+        check(json!({ "s": { "$lte": format!("{long}a") } }), range(json!({ "lt": next })));
+        check(json!({ "s": { "$lte": long } }), range(json!({ "lte": long })));
+        // The character that is cut has more bytes than are left.
+        let umlaut = format!("{}ä", &long[1..]);
+        check(json!({ "s": { "$gte": umlaut } }), range(json!({ "gte": format!("{}y", &long[2..]) })));
+        assert_eq!(indexable_after(&"\u{10ffff}".repeat(TERM_BYTES)), None);
+        for (prefix, end) in
+            [("a", Some("b")), ("a\u{d7ff}", Some("a\u{e000}")), ("a\u{10ffff}", Some("b")), ("", None)]
+        {
+            assert_eq!(after_prefix(prefix).as_deref(), end, "{prefix:?}");
+        }
+        // One byte longer than what it replaces: it is cut again.
+        let edge = format!("{}a\u{7f}z", &long[2..]);
+        assert_eq!(indexable_after(&edge).as_deref(), Some(format!("{}b", &long[2..]).as_str()));
+    }
+
+    #[test]
     fn filters_become_queries() {
         check(json!({}), json!({ "match_all": {} }));
         check(json!({ "n": 5 }), json!({ "term": { "f.number-n": { "value": 5.0 } } }));
@@ -144,7 +231,7 @@ mod tests {
             json!({ "range": { "f.number-n": { "gt": 1.0, "lte": 2.5 } } }),
         );
         check(json!({ "d": { "$lt": 1 } }), json!({ "range": { "f.date-d": { "lt": 1000 } } }));
-        check(json!({ "s": { "$prefix": "a" } }), json!({ "prefix": { "f.string-s": { "value": "a" } } }));
+        check(json!({ "s": { "$prefix": "a" } }), json!({ "range": { "f.string-s": { "gte": "a", "lt": "b" } } }));
         check(json!({ "userId": null }), json!({ "bool": { "must_not": [{ "exists": { "field": "user" } }] } }));
         check(
             json!({ "id": "x", "s": { "$ne": "y" } }),

@@ -53,11 +53,16 @@ struct Round {
 
 /// A model as it is now, with everything that was applied visible to searches.
 #[derive(Clone)]
-pub(super) struct Fresh(Arc<Model>);
+pub(super) struct Fresh(Arc<(Model, bool)>);
 
 impl Fresh {
-    pub(super) fn model(&self) -> &Model {
-        &self.0
+    fn model(&self) -> &Model {
+        &self.0.0
+    }
+
+    /// Where to look; none where nothing is stored.
+    fn index(&self) -> Option<&str> {
+        self.0.1.then_some(self.0.0.index.as_str())
     }
 }
 
@@ -118,7 +123,7 @@ struct OnlyDocument {
 type Page = Hits<OnlyDocument>;
 
 impl Inner {
-    /// The model as it is now, after a refresh that began after this call; none where it has no index.
+    /// The model as it is now, after a refresh that began after this call; none where it is not known.
     pub(super) async fn fresh(&self, app: &AppId, model: &ModelName) -> Result<Option<Fresh>> {
         let rounds = self.rounds.of(app, model);
         let before = rounds.begun.load(Ordering::SeqCst);
@@ -153,8 +158,8 @@ impl Inner {
                     continue;
                 }
             };
-            let model = application.models.get(model).filter(|_| is_there).cloned();
-            return Ok(model.map(|model| Fresh(Arc::new(model))));
+            let model = application.models.get(model).cloned();
+            return Ok(model.map(|model| Fresh(Arc::new((model, is_there)))));
         }
         Err(Error::new(ErrorKind::Unavailable, "refresh", format!("application {app} changes all the time")))
     }
@@ -196,7 +201,7 @@ impl Inner {
         };
         let fresh = self.fresh(&query.app, &query.model).await?;
         check_fields(&query, fresh.as_ref().map(Fresh::model))?;
-        let Some(fresh) = fresh else {
+        let Some(fresh) = fresh.filter(|fresh| fresh.index().is_some()) else {
             return Ok(Found { total: query.count.then_some(0), ..Found::default() });
         };
         let search = Search { inner: self, model: fresh.model(), query: &query, order: &order, after: after.as_ref() };
@@ -205,8 +210,9 @@ impl Inner {
 
     /// How many live documents a model has.
     pub(super) async fn count(&self, app: &AppId, model: &ModelName) -> Result<u64> {
-        match self.fresh(app, model).await? {
-            Some(fresh) => self.count_in(&fresh.model().index, json!({ "term": { "live": true } })).await,
+        let fresh = self.fresh(app, model).await?;
+        match fresh.as_ref().and_then(Fresh::index) {
+            Some(index) => self.count_in(index, json!({ "term": { "live": true } })).await,
             None => Ok(0),
         }
     }

@@ -20,7 +20,7 @@ use crate::{
 
 /// The longest term of Lucene, in bytes. New filterable strings are far shorter; a forced change of schema can make longer ones
 /// filterable.
-const TERM_BYTES: usize = 32_766;
+pub(super) const TERM_BYTES: usize = 32_766;
 /// Fields of an index, of all types that they ever had.
 const MOST_FIELDS: u32 = 10_000;
 

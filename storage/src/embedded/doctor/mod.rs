@@ -105,6 +105,13 @@ impl Examined {
             let message = format!("{} is no data directory", dir.display());
             return Err(Error::new(ErrorKind::Invalid, "examine", message));
         }
+        if super::layout::documents_are_elsewhere(dir) {
+            let message = format!(
+                "the documents of {} are in another engine: this is for documents that are in tantivy",
+                dir.display()
+            );
+            return Err(Error::new(ErrorKind::Unsupported, "examine", message));
+        }
         let journal_dir = dir.join(JOURNAL);
         fs::create_dir_all(&journal_dir).map_err(|error| failed(&journal_dir, error))?;
         let mut streams = Streams::default();

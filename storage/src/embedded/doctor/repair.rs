@@ -15,7 +15,7 @@ use tracing::warn;
 
 use super::{DOCUMENTS, Examined, JOURNAL, REGISTRY, Report, failed, index, registry};
 use crate::{
-    Documents, Error, ErrorKind, Queues, Registry, Result,
+    Error, ErrorKind, Queues, Registry, Result,
     changelog::embedded::{beginning, codec},
     documents::tantivy::doctor::IndexState,
     embedded::{Engine, layout},
@@ -169,7 +169,7 @@ async fn finish(engine: &Engine, repaired: &Repaired, writer_queues: &[String]) 
         settle_decided(engine, &affected, writer_queues).await?;
     }
     define_fields(engine).await?;
-    engine.documents().commit().await
+    engine.index()?.commit().await
 }
 
 /// Takes out of the writer's queues what was decided already: in the new epoch nobody would know it.

@@ -15,6 +15,10 @@ use crate::{
     model::{AppId, ChangeId, Entry},
 };
 
+mod behaviour;
+mod beside;
+mod trouble;
+
 fn node() -> String {
     std::env::var("NEXXUS_TEST_ELASTICSEARCH").unwrap_or_else(|_| "http://127.0.0.1:26041".to_owned())
 }
