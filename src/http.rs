@@ -3,6 +3,8 @@
 
 #![warn(missing_docs)]
 
+mod taken;
+
 use std::{
     panic::AssertUnwindSafe,
     time::{Duration, Instant},
@@ -16,7 +18,7 @@ use axum::{
     middleware::{self, Next},
 };
 use futures_util::FutureExt;
-use hyper::server::conn::http1;
+use hyper::{body::Incoming, server::conn::http1};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
@@ -24,8 +26,11 @@ use hyper_util::{
 use nexxus_storage::model::{Problem, problem::ProblemKind};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::task::TaskTracker;
+use tower::ServiceExt;
 use tracing::{debug, error, warn};
 
+pub(crate) use self::taken::Counted;
+pub use self::taken::Taken;
 use crate::service::{Failure, Stop};
 
 /// The header that names a change: on the answer to every write.
@@ -68,11 +73,17 @@ async fn converse(stream: TcpStream, router: Router, stop: Stop) {
     if let Err(error) = stream.set_nodelay(true) {
         debug!(%error, "no TCP_NODELAY");
     }
+    let taken = Taken::default();
+    let stream = Counted::new(stream, taken.clone());
+    let service = router.map_request(move |mut request: hyper::Request<Incoming>| {
+        request.extensions_mut().insert(taken.clone());
+        request
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(READ_AHEAD_BYTES)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service))
         .with_upgrades();
     let mut connection = std::pin::pin!(connection);
     let outcome = tokio::select! {

@@ -4,7 +4,7 @@
 use std::{pin::pin, sync::Arc, time::Duration};
 
 use axum::{
-    Router,
+    Extension, Router,
     extract::{
         Query, State, WebSocketUpgrade,
         ws::{CloseFrame, Message, Utf8Bytes, WebSocket},
@@ -25,7 +25,10 @@ use super::{
     hub::Hub,
     session::{Opening, Session},
 };
-use crate::{http::problem_response, service::Failure};
+use crate::{
+    http::{Taken, problem_response},
+    service::Failure,
+};
 
 /// How often the server pings. A peer that is silent for two of them is gone.
 pub const HEARTBEAT: Duration = Duration::from_secs(25);
@@ -57,6 +60,7 @@ pub fn own_router(hub: Arc<Hub>) -> Router {
 async fn upgrade(
     State(hub): State<Arc<Hub>>,
     Query(parameters): Query<Parameters>,
+    taken: Option<Extension<Taken>>,
     headers: HeaderMap,
     upgrade: Result<WebSocketUpgrade, axum::extract::ws::rejection::WebSocketUpgradeRejection>,
 ) -> Response {
@@ -78,6 +82,7 @@ async fn upgrade(
         Ok(Err(problem)) => return problem_response(&problem),
         Err(error) => return problem_response(&Problem::new(ProblemKind::Internal, error.to_string())),
     };
+    let taken = taken.map(|Extension(taken)| taken).unwrap_or_default();
     upgrade
         // The defaults cost 136 KiB for each idle connection, these 4.6 KiB. What is written has no bound of its own: a frame is
         // taken only when the ones before it have left, and one alone may be large (the items of a subscription).
@@ -87,7 +92,7 @@ async fn upgrade(
         .max_frame_size(CLIENT_FRAME_BYTES)
         .protocols(["nexxus"])
         .on_upgrade(|socket| async move {
-            Wire::new(socket, session).run(first).await;
+            Wire::new(socket, session, taken).run(first).await;
         })
         .into_response()
 }
@@ -149,6 +154,8 @@ fn bearer(headers: &HeaderMap) -> Option<String> {
 struct Wire {
     socket: WebSocket,
     session: Session,
+    /// What the peer has taken.
+    taken: Taken,
     heartbeat: Interval,
     /// Pings since the peer was last heard.
     unanswered: u32,
@@ -177,10 +184,10 @@ impl From<Failure> for End {
 }
 
 impl Wire {
-    fn new(socket: WebSocket, session: Session) -> Self {
+    fn new(socket: WebSocket, session: Session, taken: Taken) -> Self {
         let mut heartbeat = interval_at(Instant::now() + HEARTBEAT, HEARTBEAT);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self { socket, session, heartbeat, unanswered: 0, spread: rand::random() }
+        Self { socket, session, taken, heartbeat, unanswered: 0, spread: rand::random() }
     }
 
     async fn run(mut self, first: Vec<Bytes>) {
@@ -307,20 +314,82 @@ impl Wire {
     }
 
     async fn send(&mut self, message: Message, flush: bool) -> Result<(), End> {
-        let Self { socket, session, .. } = self;
-        let mut sending = pin!(async {
+        let Self { socket, session, taken, .. } = self;
+        let sending = async {
             socket.feed(message).await?;
             if flush { socket.flush().await } else { Ok(()) }
-        });
-        for _ in 0..NO_PROGRESS.as_secs() {
-            if let Ok(outcome) = timeout(Duration::from_secs(1), &mut sending).await {
-                return Ok(outcome?);
-            }
-            // A client that takes nothing does not hold up the stop.
-            if let Some(close) = session.connection.closing() {
-                return Err(End::Close(close));
-            }
+        };
+        // A client that takes little does not hold up the stop, nor outlive its token.
+        let ends = || {
+            let is_expired = session.expires_at().is_some_and(|expires_at| expires_at <= Timestamp::now());
+            session.connection.closing().or(is_expired.then_some(Close::Expired))
+        };
+        Ok(patiently(sending, taken, ends).await.map_err(End::Close)??)
+    }
+}
+
+/// Waits for something to be sent, as long as the peer takes some of it now and then.
+async fn patiently<T>(
+    sending: impl Future<Output = T>,
+    taken: &Taken,
+    ends: impl Fn() -> Option<Close>,
+) -> Result<T, Close> {
+    let mut sending = pin!(sending);
+    let (mut n_taken, mut since) = (taken.bytes(), Instant::now());
+    loop {
+        if let Ok(outcome) = timeout(Duration::from_secs(1), &mut sending).await {
+            return Ok(outcome);
         }
-        Err(End::Close(Close::TooSlow))
+        if let Some(close) = ends() {
+            return Err(close);
+        }
+        let n_now = taken.bytes();
+        if n_now > n_taken {
+            (n_taken, since) = (n_now, Instant::now());
+        } else if since.elapsed() >= NO_PROGRESS {
+            return Err(Close::TooSlow);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+
+    use super::*;
+    use crate::http::Counted;
+
+    /// Sends 200 bytes to a peer that reads one each second, so many in all. Gives how that ended, and after how many seconds.
+    async fn send_to_reader_of(n_bytes: usize, closes_after: Option<u64>) -> (Option<Close>, u64) {
+        let (near, mut far): (DuplexStream, DuplexStream) = duplex(4);
+        let taken = Taken::default();
+        let mut near = Counted::without_pushing(near, taken.clone());
+        let reading = tokio::spawn(async move {
+            for _ in 0..n_bytes {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                far.read_exact(&mut [0]).await.expect("read");
+            }
+            std::future::pending::<()>().await;
+        });
+        let began = Instant::now();
+        let ends = || closes_after.is_some_and(|after| began.elapsed().as_secs() >= after).then_some(Close::GoingAway);
+        let outcome = patiently(near.write_all(&[0; 200]), &taken, ends).await;
+        reading.abort();
+        (outcome.err(), began.elapsed().as_secs())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_who_takes_nothing_is_closed() {
+        assert_eq!(send_to_reader_of(196, None).await, (None, 196));
+        let (end, after) = send_to_reader_of(0, None).await;
+        assert!(end == Some(Close::TooSlow) && (30..33).contains(&after), "{end:?} after {after} s");
+        let (end, after) = send_to_reader_of(100, None).await;
+        assert!(end == Some(Close::TooSlow) && (130..133).contains(&after), "{end:?} after {after} s");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_reader_does_not_hold_up_the_stop() {
+        let (end, after) = send_to_reader_of(196, Some(50)).await;
+        assert!(end == Some(Close::GoingAway) && (50..52).contains(&after), "{end:?} after {after} s");
     }
 }
