@@ -5,6 +5,8 @@
 //!    the writes whose outcome nobody told; what listeners heard at it says which. What each write did is what the model says.
 //! 2. Each connection of each listener heard exactly what its subscriptions bring, from where it began to where it ended:
 //!    nothing left out, nothing out of order, nothing twice, nothing that its user may not see, and nothing else in any frame.
+//!    When rules, schema or users change ([`worlds`](crate::worlds)), it hears nothing from there on that is over, and is told which
+//!    channels to ask for anew: those that see something else, and no others. What it gets then is what is in force.
 //! 3. What was asked for after something was accepted stands behind it.
 //! 4. What was refused at once, and what was read, is true of some moment between what was accepted before and what was asked for since.
 //! 5. What is stored at the end is what the model holds.
@@ -17,9 +19,10 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::{
-    evidence::{Evidence, Fate, Key, Listener, Offset, Said, Who},
-    model::{Document, State, Verdict, after_patches, shown},
+    evidence::{Evidence, Fate, Key, Listener, Look, Offset, Said, Wanted, Who},
+    model::{Document, PAPER, State, Verdict, after_patches, shown},
     timeline::{self, Entry, Timeline, brief},
+    worlds::World,
 };
 
 /// Entries that a fault shows of the history of a document, and frames of a connection, before and after the place.
@@ -59,10 +62,19 @@ struct Expected {
     left: Vec<String>,
     /// The document could not be read before, or cannot be any more.
     silent: bool,
+    /// What is in force.
+    world: World,
 }
 
-/// Every answer that a device may be given for an entry: several, where it had just subscribed. None: nothing.
-fn expected_of(evidence: &Evidence, listener: &Listener, entry: &Entry) -> Vec<Option<Expected>> {
+/// Every answer that a device may be given for an entry by a time: several, where it had just subscribed, or where something else was
+/// in force by then. None: nothing.
+fn expected_of(
+    evidence: &Evidence,
+    timeline: &Timeline,
+    listener: &Listener,
+    entry: &Entry,
+    by: Option<Instant>,
+) -> Vec<Option<Expected>> {
     if let Some(rejected) = &entry.rejected {
         let is_told = rejected.device.as_ref() == Some(&listener.device);
         return vec![is_told.then(|| Expected {
@@ -71,8 +83,13 @@ fn expected_of(evidence: &Evidence, listener: &Listener, entry: &Entry) -> Vec<O
             entered: Vec::new(),
             left: Vec::new(),
             silent: false,
+            world: World::default(),
         })];
     }
+    let worlds = match entry.key.0 {
+        PAPER => timeline.worlds.between(&entry.offset, 0, by),
+        _ => vec![World::default()],
+    };
     let subscriptions = listener.subscriptions.iter().filter_map(|subscription| {
         let (channel, since) = subscription.answered.as_ref()?;
         Some((channel, &subscription.wanted, *since < entry.offset))
@@ -83,8 +100,14 @@ fn expected_of(evidence: &Evidence, listener: &Listener, entry: &Entry) -> Vec<O
     for choice in 0..1_u32 << unsure.len() {
         let is_left_out =
             |place: usize| unsure.iter().position(|other| *other == place).is_some_and(|bit| choice & (1 << bit) == 0);
-        let chosen = concerned.iter().enumerate().filter(|(place, _)| !is_left_out(*place));
-        all.push(told(evidence, listener.who, entry, chosen.map(|(_, (channel, wanted, _))| (*channel, *wanted))));
+        for world in &worlds {
+            let chosen = concerned.iter().enumerate().filter(|(place, _)| !is_left_out(*place));
+            let chosen = chosen.map(|(_, (channel, wanted, _))| (*channel, *wanted));
+            let told = told(evidence, listener.who, entry, chosen, world);
+            if !all.contains(&told) {
+                all.push(told);
+            }
+        }
     }
     all
 }
@@ -93,13 +116,14 @@ fn told<'a>(
     evidence: &Evidence,
     who: Who,
     entry: &Entry,
-    subscriptions: impl Iterator<Item = (&'a String, &'a crate::evidence::Wanted)>,
+    subscriptions: impl Iterator<Item = (&'a String, &'a Wanted)>,
+    world: &World,
 ) -> Option<Expected> {
     let (model, id) = (entry.key.0, entry.key.1.as_str());
     let (before, after) = (entry.before.document(), entry.after.document());
-    let reads = |document: &Document| evidence.may_read(who, model, document);
-    let mut expected =
-        Expected { event: "", channels: Vec::new(), entered: Vec::new(), left: Vec::new(), silent: false };
+    let reads = |document: &Document| may_read(evidence, who, model, document, world);
+    let (channels, entered, left) = (Vec::new(), Vec::new(), Vec::new());
+    let mut expected = Expected { event: "", channels, entered, left, silent: false, world: *world };
     for (channel, wanted) in subscriptions {
         let shows = |document: &Document| reads(document) && evidence.is_wanted(wanted, model, id, document);
         match (before, after) {
@@ -132,13 +156,20 @@ fn told<'a>(
     (!expected.channels.is_empty() || !expected.left.is_empty()).then_some(expected)
 }
 
+fn may_read(evidence: &Evidence, who: Who, model: &str, document: &Document, world: &World) -> bool {
+    match model {
+        PAPER => evidence.may_read_paper(who, document, world),
+        _ => evidence.may_read(who, model, document),
+    }
+}
+
 fn texts(value: &Value) -> Vec<String> {
     let texts = value.as_array().into_iter().flatten().filter_map(Value::as_str);
     texts.map(str::to_owned).collect()
 }
 
 /// What is wrong with a frame; none when it says what it should.
-fn misfit(frame: &Value, expected: &Expected, entry: &Entry) -> Option<String> {
+fn misfit(frame: &Value, expected: &Expected, entry: &Entry, who: Who) -> Option<String> {
     let metadata = &frame["metadata"];
     let differs = |what: &str, is: &dyn std::fmt::Debug, should: &dyn std::fmt::Debug| {
         Some(format!("{what} is {is:?}, should be {should:?}"))
@@ -166,7 +197,11 @@ fn misfit(frame: &Value, expected: &Expected, entry: &Entry) -> Option<String> {
         }
     }
     let data = &frame["data"];
-    match (entry.before.document(), entry.after.document()) {
+    let seen = |document: Option<&Document>| {
+        document
+            .map(|document| if entry.key.0 == PAPER { expected.world.seen(who, document) } else { document.clone() })
+    };
+    match (seen(entry.before.document()).as_ref(), seen(entry.after.document()).as_ref()) {
         (None, Some(after)) if shown(data).as_ref() != Some(after) => differs("data", data, after),
         (Some(before), None) if data["userId"].as_str() != before.owner.as_deref() => differs("owner", data, before),
         (Some(before), Some(after)) => {
@@ -230,7 +265,35 @@ fn check_listener(evidence: &Evidence, timeline: &Timeline, listener: &Listener,
                 place += 1;
             }
             let frame = heard.get(place).filter(|heard| heard.offset == entry.offset && !heard.is_progress());
-            let all = expected_of(evidence, listener, entry);
+            // What comes next was decided later.
+            let by = heard.get(place).map(|heard| heard.at);
+            if let Some(alteration) = entry.alteration {
+                let subscriptions = listener.subscriptions.iter().filter_map(|subscription| {
+                    let (channel, since) = subscription.answered.as_ref()?;
+                    Some((channel, &subscription.wanted, *since < entry.offset))
+                });
+                let subscriptions: Vec<_> = subscriptions.collect();
+                let told = frame.map(|heard| texts(&heard.frame["data"]["channels"])).unwrap_or_default();
+                let worlds = &timeline.worlds;
+                let misfit =
+                    worlds.misfit(evidence, listener.who, (alteration, &entry.offset), &told, &subscriptions, by);
+                let is_resync = frame.is_none_or(|heard| {
+                    let known = |channel: &String| subscriptions.iter().any(|(other, ..)| *other == channel);
+                    heard.is_resync()
+                        && heard.frame["data"]["reason"] == "rules"
+                        && !told.is_empty()
+                        && told.iter().all(known)
+                });
+                if !is_resync || misfit.is_some() {
+                    fault(
+                        place,
+                        format!("{misfit:?}, was told {:?} at {}", frame.map(|heard| &heard.frame), entry.offset),
+                    );
+                }
+                place += usize::from(frame.is_some());
+                continue;
+            }
+            let all = expected_of(evidence, timeline, listener, entry, by);
             match frame.map(|heard| &heard.frame) {
                 None if all.contains(&None) => {}
                 None => fault(place, format!("was not told of {entry:?}: {all:?}\n{}", timeline.history(&entry.key))),
@@ -241,7 +304,7 @@ fn check_listener(evidence: &Evidence, timeline: &Timeline, listener: &Listener,
                     let misfits: Vec<_> = all
                         .iter()
                         .map(|expected| match expected {
-                            Some(expected) => misfit(frame, expected, entry),
+                            Some(expected) => misfit(frame, expected, entry, listener.who),
                             None => Some("it should not be told".to_owned()),
                         })
                         .collect();
@@ -309,6 +372,11 @@ fn check_moments(evidence: &Evidence, timeline: &Timeline, faults: &mut Vec<Stri
             ));
         }
     }
+    for listener in &evidence.listeners {
+        for look in &listener.looks {
+            check_look(evidence, timeline, &moments, (listener, look), faults);
+        }
+    }
     let offsets: HashMap<&str, &String> = evidence
         .writes
         .iter()
@@ -331,6 +399,54 @@ fn check_moments(evidence: &Evidence, timeline: &Timeline, faults: &mut Vec<Stri
         };
         if !is_true {
             faults.push(format!("read what is true of none of {states:?}: {read:?}\n{}", timeline.history(&read.key)));
+        }
+    }
+}
+
+/// Items that were asked for anew show what is in force: no less than what was known when they were asked for, and all of it.
+fn check_look(
+    evidence: &Evidence,
+    timeline: &Timeline,
+    moments: &Moments,
+    (listener, look): (&Listener, &Look),
+    faults: &mut Vec<String>,
+) {
+    let who = listener.who;
+    let least = timeline.worlds.n_known_before(look.began);
+    let worlds = timeline.worlds.between(&look.heard, least, Some(look.ended));
+    let from = look.heard.clone().max(look.offset.clone());
+    let upto = moments.asked_before(look.ended);
+    let shows = |key: &Key, document: &Document, world: &World| {
+        evidence.may_read_paper(who, document, world) && evidence.is_wanted(&look.wanted, key.0, &key.1, document)
+    };
+    let mut shown_ids = HashSet::new();
+    let mut fault = |what: String| {
+        faults.push(format!(
+            "{}: {what}, asked for {:?} after {} and {worlds:?}",
+            listener.device, look.wanted, look.heard
+        ));
+    };
+    for item in &look.items {
+        let key = (PAPER, item["id"].as_str().unwrap_or_default().to_owned());
+        let states = timeline.states(&key, from.clone(), upto.clone());
+        let item = shown(item);
+        let is_true = states.iter().filter_map(State::document).any(|document| {
+            worlds.iter().any(|world| shows(&key, document, world) && Some(&world.seen(who, document)) == item.as_ref())
+        });
+        if !is_true {
+            fault(format!("{key:?} is shown as {}, which is true of none of {}", brief(&item), brief(&states)));
+        }
+        if !shown_ids.insert(key.1.clone()) {
+            fault(format!("{key:?} is shown twice"));
+        }
+    }
+    for key in timeline.states.keys().filter(|key| key.0 == PAPER && !shown_ids.contains(&key.1)) {
+        let states = timeline.states(key, from.clone(), upto.clone());
+        let is_there = |state: &State| {
+            state.document().is_some_and(|document| worlds.iter().all(|world| shows(key, document, world)))
+        };
+        if states.iter().all(is_there) {
+            fault(format!("{key:?} is not shown, which is {}", brief(&states)));
         }
     }
 }

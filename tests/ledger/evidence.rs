@@ -8,6 +8,8 @@ use std::{
 
 use serde_json::{Map, Value};
 
+use crate::worlds::Alteration;
+
 /// Offsets compare as texts.
 pub(crate) type Offset = String;
 
@@ -101,6 +103,19 @@ pub(crate) struct Read {
     pub(crate) found: Option<Value>,
 }
 
+/// The items of a channel, asked for anew because what is in force has changed.
+#[derive(Debug, Clone)]
+pub(crate) struct Look {
+    pub(crate) wanted: Wanted,
+    pub(crate) began: Instant,
+    pub(crate) ended: Instant,
+    /// The highest offset that the device had heard of when it asked.
+    pub(crate) heard: Offset,
+    /// What the items reflect at least, as the answer says.
+    pub(crate) offset: Offset,
+    pub(crate) items: Vec<Value>,
+}
+
 /// A subscription of a device.
 #[derive(Debug, Clone)]
 pub(crate) struct Subscription {
@@ -136,6 +151,7 @@ pub(crate) struct Listener {
     pub(crate) who: Who,
     pub(crate) subscriptions: Vec<Subscription>,
     pub(crate) connections: Vec<Connection>,
+    pub(crate) looks: Vec<Look>,
     /// The highest offset that it acknowledged, and that it knows to be durable.
     pub(crate) acknowledged: Option<Offset>,
     pub(crate) surely_acknowledged: Option<Offset>,
@@ -158,6 +174,7 @@ pub(crate) struct Connection {
 #[derive(Debug, Clone)]
 pub(crate) struct Heard {
     pub(crate) offset: Offset,
+    pub(crate) at: Instant,
     pub(crate) frame: Arc<Value>,
 }
 
@@ -165,6 +182,11 @@ impl Heard {
     /// It says that everything before it was sent, and tells of no change.
     pub(crate) fn is_progress(&self) -> bool {
         self.frame["event"] == "progress"
+    }
+
+    /// It says that channels have to be asked for anew.
+    pub(crate) fn is_resync(&self) -> bool {
+        self.frame["event"] == "resync_required"
     }
 }
 
@@ -177,6 +199,8 @@ pub(crate) struct Evidence {
     pub(crate) writes: Vec<Write>,
     pub(crate) reads: Vec<Read>,
     pub(crate) listeners: Vec<Listener>,
+    /// What was changed of rules, schema and users, in order.
+    pub(crate) alterations: Vec<Alteration>,
     /// Everything at or below is before the run.
     pub(crate) base: Offset,
     /// The last change of the run.

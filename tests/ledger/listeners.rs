@@ -1,6 +1,7 @@
 //! Listeners: devices that subscribe, are cut off, stop reading for a while, come back and go on, and write down what they hear.
 
 use std::{
+    collections::BTreeSet,
     net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -16,14 +17,16 @@ use tokio::{
 use tokio_tungstenite::{WebSocketStream, client_async, tungstenite::Message};
 
 use crate::{
-    evidence::{Connection, Filter, Heard, Listener, Subscription, Wanted, Who},
+    evidence::{Connection, Filter, Heard, Listener, Look, Subscription, Wanted, Who},
     harness::PATIENCE,
-    model::{END, NOTE, TASK},
+    model::{END, NOTE, PAPER, TASK},
     scene::{N_USERS, Scene},
 };
 
 /// The document that says that the run is over.
 pub(crate) const LAST: &str = "last";
+/// Papers are never more.
+const MOST_ITEMS: usize = 1_000;
 /// How long a listener waits for the last change when the run is over.
 const LAST_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -54,7 +57,7 @@ pub(crate) fn everybody() -> Vec<Habits> {
         by_cursor: false,
         slow: false,
     };
-    let plain = || vec![wanted(TASK), wanted(NOTE)];
+    let plain = || vec![wanted(TASK), wanted(NOTE), wanted(PAPER)];
     let mut all = vec![habits("auditor".to_owned(), Who::Admin, plain())];
     for user in 0..N_USERS {
         let (who, other) = (Who::User(user), (user + 1) % N_USERS);
@@ -66,7 +69,11 @@ pub(crate) fn everybody() -> Vec<Habits> {
             ..habits(
                 format!("owners-{user}"),
                 who,
-                vec![Wanted { owner: Some(user), ..wanted(TASK) }, Wanted { owner: Some(other), ..wanted(NOTE) }],
+                vec![
+                    Wanted { owner: Some(user), ..wanted(TASK) },
+                    Wanted { owner: Some(other), ..wanted(NOTE) },
+                    Wanted { owner: Some(user), ..wanted(PAPER) },
+                ],
             )
         });
         all.push(Habits {
@@ -75,7 +82,13 @@ pub(crate) fn everybody() -> Vec<Habits> {
             ..habits(
                 format!("filters-{user}"),
                 who,
-                vec![with(TASK, Filter::AtLeast(5)), with(NOTE, Filter::AOrB), with(TASK, Filter::ClosedOrBare)],
+                vec![
+                    with(PAPER, Filter::AOrB),
+                    with(PAPER, Filter::ClosedOrBare),
+                    with(TASK, Filter::AtLeast(5)),
+                    with(NOTE, Filter::AOrB),
+                    with(TASK, Filter::ClosedOrBare),
+                ],
             )
         });
         all.push(Habits {
@@ -84,7 +97,13 @@ pub(crate) fn everybody() -> Vec<Habits> {
             ..habits(
                 format!("ids-{user}"),
                 who,
-                vec![by_id(TASK, "shared-1"), by_id(NOTE, "shared-2"), with(NOTE, Filter::ClosedOrBare), wanted(NOTE)],
+                vec![
+                    by_id(PAPER, "shared-1"),
+                    by_id(TASK, "shared-1"),
+                    by_id(NOTE, "shared-2"),
+                    with(NOTE, Filter::ClosedOrBare),
+                    wanted(NOTE),
+                ],
             )
         });
     }
@@ -115,11 +134,17 @@ pub(crate) struct Task {
     next_id: u64,
     /// What answers are awaited: by id, the place of a subscription, or an acknowledged offset.
     asked: Vec<(u64, Asked)>,
+    /// The places of the subscriptions whose items have to be asked for anew.
+    altered: BTreeSet<usize>,
     has_heard_last: bool,
 }
 
 enum Asked {
     Subscription(usize),
+    /// When, and what it had heard of by then.
+    Anew(usize, Instant, String),
+    /// Its answer is of no interest any more.
+    Late,
     Ack(String),
 }
 
@@ -132,6 +157,7 @@ impl Task {
             who: habits.who,
             subscriptions: habits.wanted.iter().take(n_early).map(subscription).collect(),
             connections: Vec::new(),
+            looks: Vec::new(),
             acknowledged: None,
             surely_acknowledged: None,
         };
@@ -143,6 +169,7 @@ impl Task {
             position: None,
             next_id: 0,
             asked: Vec::new(),
+            altered: BTreeSet::new(),
             has_heard_last: false,
         }
     }
@@ -222,6 +249,11 @@ impl Task {
                 pauses = Instant::now() + Duration::from_secs(1);
             }
             match self.hear(socket, Duration::from_millis(100)).await {
+                Ok(()) if self.altered.iter().any(|place| !self.is_asked_anew(*place)) => {
+                    if let Err(end) = self.subscribe(socket).await {
+                        return end;
+                    }
+                }
                 Ok(()) => n_heard += 1,
                 Err(end) if end.is_empty() => {}
                 Err(end) => return end,
@@ -298,10 +330,11 @@ impl Task {
     async fn subscribe(&mut self, socket: &mut Socket) -> Result<(), String> {
         for place in 0..self.listener.subscriptions.len() {
             let Subscription { wanted, answered } = &self.listener.subscriptions[place];
-            if answered.is_some() {
+            let is_altered = self.altered.contains(&place) && !self.is_asked_anew(place);
+            if answered.is_some() && !is_altered {
                 continue;
             }
-            let mut data = json!({ "model": wanted.model, "limit": 0 });
+            let mut data = json!({ "model": wanted.model, "limit": if is_altered { MOST_ITEMS } else { 0 } });
             if let Some(id) = &wanted.id {
                 data["modelId"] = json!(id);
             }
@@ -311,7 +344,11 @@ impl Task {
             if let Some(filter) = wanted.filter {
                 data["filter"] = spelled(filter);
             }
-            self.ask(socket, "subscribe", data, Asked::Subscription(place)).await?;
+            let asked = match (is_altered, &self.position) {
+                (true, Some(position)) => Asked::Anew(place, Instant::now(), position.clone()),
+                _ => Asked::Subscription(place),
+            };
+            self.ask(socket, "subscribe", data, asked).await?;
         }
         Ok(())
     }
@@ -360,8 +397,12 @@ impl Task {
                 if self.position.as_ref() < Some(&offset) {
                     self.position = Some(offset.clone());
                 }
+                let heard = Heard { offset, at: Instant::now(), frame: Arc::new(frame) };
+                if heard.is_resync() {
+                    self.note_resync(&heard.frame);
+                }
                 let connection = self.listener.connections.last_mut().expect("a connection");
-                connection.heard.push(Heard { offset, frame: Arc::new(frame) });
+                connection.heard.push(heard);
             }
         }
         Ok(())
@@ -381,11 +422,51 @@ impl Task {
                 }
                 self.listener.subscriptions[place].answered = Some((channel, offset));
             }
+            Asked::Anew(place, began, heard) => {
+                self.altered.remove(&place);
+                let data = &frame["data"];
+                assert!(data.get("cursor").is_none_or(Value::is_null), "{app} {device}: more than {MOST_ITEMS} items");
+                self.listener.looks.push(Look {
+                    wanted: self.listener.subscriptions[place].wanted.clone(),
+                    began,
+                    ended: Instant::now(),
+                    heard,
+                    offset: text_of(&data["offset"]),
+                    items: data["items"].as_array().cloned().unwrap_or_default(),
+                });
+            }
+            Asked::Late => {}
             Asked::Ack(offset) => {
                 let surely = &mut self.listener.surely_acknowledged;
                 *surely = surely.take().max(Some(offset));
             }
         }
+    }
+}
+
+impl Task {
+    /// What is told to be altered is asked for anew. A question that was asked before does not count.
+    fn note_resync(&mut self, frame: &Value) {
+        let is_named = |subscription: &Subscription| {
+            let named = frame["data"]["channels"].as_array();
+            let channel = subscription.answered.as_ref().map(|(channel, _)| channel);
+            named.is_some_and(|named| channel.is_some_and(|channel| named.contains(&json!(channel))))
+        };
+        let places =
+            (0..self.listener.subscriptions.len()).filter(|place| is_named(&self.listener.subscriptions[*place]));
+        let places: Vec<usize> = places.collect();
+        for (_, asked) in &mut self.asked {
+            if let Asked::Anew(place, ..) = asked
+                && places.contains(place)
+            {
+                *asked = Asked::Late;
+            }
+        }
+        self.altered.extend(places);
+    }
+
+    fn is_asked_anew(&self, place: usize) -> bool {
+        self.asked.iter().any(|(_, asked)| matches!(asked, Asked::Anew(other, ..) if *other == place))
     }
 }
 

@@ -12,6 +12,7 @@ mod check;
 mod crash_points;
 mod evidence;
 mod faults;
+mod governor;
 #[path = "../it/harness.rs"]
 #[expect(dead_code, reason = "words for whole-system tests; this one needs few of them")]
 mod harness;
@@ -20,6 +21,7 @@ mod model;
 mod mutations;
 mod scene;
 mod timeline;
+mod worlds;
 mod writers;
 
 use std::{
@@ -36,9 +38,10 @@ use tokio::{sync::watch, task::JoinHandle};
 use crate::{
     evidence::{Evidence, Fate, Key, Listener, Op, Said, Who, Write},
     faults::Fault,
+    governor::Governor,
     harness::Server,
     listeners::LAST,
-    model::{END, NOTE, TASK},
+    model::{END, MODELS, NOTE, PAPER, TASK},
     scene::Scene,
     writers::Writer,
 };
@@ -47,7 +50,8 @@ use crate::{
 const USUAL_KILLS: usize = 5;
 /// Kills of one round: after it everything is checked, and the next one begins with new applications on the same directory.
 const KILLS_OF_A_ROUND: usize = 10;
-const N_WRITERS: u64 = 6;
+/// The last one writes papers.
+const N_WRITERS: u64 = writers::OF_PAPERS + 1;
 /// Small, so that segments of the journal come and go, and buffers overflow.
 const SETTINGS: [(&str, &str); 5] = [
     ("DATA__SEGMENT_BYTES", "1MiB"),
@@ -96,8 +100,8 @@ fn chance_of(seed: u64, round: u64) -> StdRng {
 fn judge(evidence: &Evidence, seed: u64, round: u64) {
     let findings = check::check(evidence);
     println!(
-        "round {round}, {}: {:.1?}; {} writes, {} entries ({} rejected, {} settled by looking), {} reads; {} frames to {} devices on \
-         {} connections; {} faults",
+        "round {round}, {}: {:.1?}; {} writes, {} entries ({} rejected, {} settled by looking), {} reads; {} changes of rules, schema \
+         and users, {} channels asked for anew; {} frames to {} devices on {} connections; {} faults",
         evidence.app,
         evidence.lasted,
         evidence.writes.len(),
@@ -105,6 +109,8 @@ fn judge(evidence: &Evidence, seed: u64, round: u64) {
         findings.n_rejected,
         findings.n_settled_by_looking,
         evidence.reads.len(),
+        evidence.alterations.len(),
+        evidence.listeners.iter().map(|listener| listener.looks.len()).sum::<usize>(),
         findings.n_frames,
         evidence.listeners.len(),
         evidence.listeners.iter().map(|listener| listener.connections.len()).sum::<usize>(),
@@ -156,6 +162,7 @@ struct Running {
     first: Write,
     writers: Vec<JoinHandle<Writer>>,
     listeners: Vec<JoinHandle<Listener>>,
+    governor: JoinHandle<Governor>,
 }
 
 impl Running {
@@ -166,13 +173,15 @@ impl Running {
         let first = mark(&scene, "first").await;
         let listeners = tasks.into_iter().map(|task| tokio::spawn(task.run())).collect();
         let writers = (0..N_WRITERS).map(|number| tokio::spawn(Writer::new(scene.clone(), number).run())).collect();
-        Self { scene, first, writers, listeners }
+        let governor = tokio::spawn(Governor::new(scene.clone()).run());
+        Self { scene, first, writers, listeners, governor }
     }
 
     /// Ends the writing, asks what became of each write, and waits until everybody has heard everything.
     async fn end(self) -> (Scene, Evidence) {
-        let Self { scene, first, writers, listeners } = self;
+        let Self { scene, first, writers, listeners, governor } = self;
         scene.over.cancel();
+        let alterations = governor.await.expect("a governor").alterations().await;
         let (mut writes, mut reads) = (Vec::new(), Vec::new());
         for writer in writers {
             let mut writer = writer.await.expect("a writer");
@@ -197,6 +206,7 @@ impl Running {
             writes,
             reads,
             listeners: heard,
+            alterations,
             base,
             last: last_offset,
             stored: BTreeMap::new(),
@@ -252,7 +262,7 @@ async fn look_at_documents(scene: &Scene, evidence: &mut Evidence) {
     let heard = evidence.listeners.iter().flat_map(|listener| &listener.connections).flat_map(|one| &one.heard);
     let created = heard.filter(|heard| heard.frame["event"] == "model_created").filter_map(|heard| {
         let metadata = &heard.frame["metadata"];
-        let model = [TASK, NOTE, END].into_iter().find(|model| metadata["type"] == **model)?;
+        let model = MODELS.into_iter().find(|model| metadata["type"] == **model)?;
         Some((model, metadata["id"].as_str()?.to_owned()))
     });
     keys.extend(created);
@@ -274,7 +284,7 @@ async fn look_at_documents(scene: &Scene, evidence: &mut Evidence) {
             _ => panic!("GET {key:?}: {status} {body}"),
         }
     }
-    for model in [TASK, NOTE] {
+    for model in [TASK, NOTE, PAPER] {
         let search = json!({ "count": true, "limit": 1 });
         let (status, body) =
             scene.look(Method::POST, &format!("/model/{model}/search"), change.as_deref(), &search).await;

@@ -7,10 +7,13 @@ use crate::evidence::{Evidence, Filter, Op, Patch, Wanted, Who};
 
 pub(crate) const TASK: &str = "task";
 pub(crate) const NOTE: &str = "note";
+/// Only the admin writes it; who may read it changes ([`crate::worlds`]).
+pub(crate) const PAPER: &str = "paper";
+pub(crate) const MODELS: [&str; 4] = [TASK, NOTE, PAPER, END];
 /// Everybody listens to it; its only document says that the run is over.
 pub(crate) const END: &str = "end";
 
-pub(crate) fn schema() -> Value {
+fn schema() -> Value {
     let fields = json!({
         "tag": { "type": "string" },
         "n": { "type": "number", "filterable": true },
@@ -23,16 +26,22 @@ pub(crate) fn schema() -> Value {
             "b": { "type": "number" },
         }},
     });
-    json!({ TASK: fields, NOTE: fields, END: { "tag": { "type": "string" } } })
+    json!({ TASK: fields, NOTE: fields, PAPER: fields, END: { "tag": { "type": "string" } } })
 }
 
-pub(crate) fn rules() -> Value {
+/// The application, but for its id. `read`: who may read papers.
+pub(crate) fn definition(read: &Value) -> Value {
+    json!({ "name": "ledger", "schema": schema(), "rules": rules(read) })
+}
+
+fn rules(read: &Value) -> Value {
     let any = json!({ "read": "user", "create": "user", "update": "user", "delete": "user" });
     let note = json!({
         "read": { "$or": [{ "open": true }, { "userId": "$user.id" }] },
         "create": "user", "update": "user", "delete": "owner",
     });
-    json!({ TASK: any, NOTE: note, END: any })
+    let paper = json!({ "read": read, "create": "none", "update": "none", "delete": "none" });
+    json!({ TASK: any, NOTE: note, PAPER: paper, END: any })
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -78,12 +87,12 @@ impl Evidence {
         }
     }
 
-    /// Whether the rules let somebody read a document.
+    /// Whether the rules let somebody read a document; of papers only for the admin, who writes them.
     pub(crate) fn may_read(&self, who: Who, model: &str, document: &Document) -> bool {
         who == Who::Admin
-            || model != NOTE
-            || document.fields.get("open") == Some(&json!(true))
-            || self.id_of(who) == document.owner.as_ref()
+            || matches!(model, TASK | END)
+            || model == NOTE && document.fields.get("open") == Some(&json!(true))
+            || model == NOTE && self.id_of(who) == document.owner.as_ref()
     }
 
     /// Whether a document belongs to what a subscription is to, whoever may read it.

@@ -12,11 +12,14 @@ use crate::{
 
 type Mutation = fn(&mut Evidence, &mut StdRng) -> Option<()>;
 
-const MUTATIONS: [(&str, Mutation); 9] = [
+const MUTATIONS: [(&str, Mutation); 12] = [
     ("a frame is lost", lose_frame),
     ("two frames change places", reorder),
     ("a frame comes twice", double),
     ("a frame comes that nobody may see", leak),
+    ("nobody is told of what is altered", tell_of_no_alteration),
+    ("somebody is told of what is not altered", tell_of_too_much),
+    ("an item is missing among those asked for anew", lose_item),
     ("a patch is another", alter),
     ("an accepted write is lost", lose_write),
     ("a write is made twice", write_twice),
@@ -82,6 +85,40 @@ fn leak(evidence: &mut Evidence, chance: &mut StdRng) -> Option<()> {
     let all = auditor.connections.iter().flat_map(|connection| &connection.heard);
     let hidden = all.into_iter().find(|heard| heard.offset > from && heard.offset < upto)?;
     heard.insert(place + 1, hidden.clone());
+    Some(())
+}
+
+fn tell_of_no_alteration(evidence: &mut Evidence, _: &mut StdRng) -> Option<()> {
+    let all = evidence.listeners.iter_mut().flat_map(|listener| &mut listener.connections);
+    let mut n_lost = 0;
+    for connection in all {
+        let n_heard = connection.heard.len();
+        connection.heard.retain(|heard| !heard.is_resync());
+        n_lost += n_heard - connection.heard.len();
+    }
+    (n_lost > 0).then_some(())
+}
+
+fn tell_of_too_much(evidence: &mut Evidence, _: &mut StdRng) -> Option<()> {
+    for listener in &mut evidence.listeners {
+        let of_tasks =
+            listener.subscriptions.iter().find(|subscription| subscription.wanted.model == crate::model::TASK);
+        let Some((channel, _)) = of_tasks.and_then(|subscription| subscription.answered.clone()) else { continue };
+        let mut heard = listener.connections.iter_mut().flat_map(|connection| &mut connection.heard);
+        let Some(heard) = heard.find(|heard| heard.is_resync()) else { continue };
+        let mut frame = (*heard.frame).clone();
+        frame["data"]["channels"].as_array_mut()?.push(json!(channel));
+        heard.frame = Arc::new(frame);
+        return Some(());
+    }
+    None
+}
+
+fn lose_item(evidence: &mut Evidence, _: &mut StdRng) -> Option<()> {
+    let mut looks = evidence.listeners.iter_mut().flat_map(|listener| &mut listener.looks);
+    // All of them: one may have been on its way at that moment.
+    let look = looks.find(|look| look.items.len() > 3)?;
+    look.items.clear();
     Some(())
 }
 

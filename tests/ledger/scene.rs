@@ -12,6 +12,7 @@ use crate::{
     evidence::Who,
     harness::{App, Server, User},
     model,
+    worlds::World,
 };
 
 pub(crate) const N_USERS: usize = 3;
@@ -32,7 +33,9 @@ pub(crate) struct Scene {
 
 impl Scene {
     pub(crate) async fn set(server: &Server, app: &str, place: watch::Receiver<Option<String>>, seed: u64) -> Self {
-        let app: App = server.app(app, model::schema(), model::rules()).await;
+        let mut definition = World::default().definition(0);
+        definition["id"] = json!(app);
+        let app: App = server.app_as(definition).await;
         let mut people = Vec::new();
         for number in 0..N_USERS {
             people.push(app.user(&format!("user-{number}")).await);

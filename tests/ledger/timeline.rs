@@ -10,7 +10,8 @@ use serde_json::Value;
 
 use crate::{
     evidence::{Evidence, Fate, Heard, Key, Offset, Op, Said},
-    model::{Document, State, Verdict, after_patches, shown},
+    model::{Document, END, MODELS, State, Verdict, after_patches, shown},
+    worlds::Worlds,
 };
 
 /// One position of the log.
@@ -21,6 +22,8 @@ pub(crate) struct Entry {
     pub(crate) before: State,
     pub(crate) after: State,
     pub(crate) rejected: Option<Rejected>,
+    /// It is no change of a document, but one of what is in force.
+    pub(crate) alteration: Option<usize>,
 }
 
 #[derive(Debug)]
@@ -49,6 +52,7 @@ pub(crate) struct Timeline {
     /// The offset of each write that took effect or was rejected.
     pub(crate) offsets: HashMap<usize, Offset>,
     pub(crate) n_settled_by_looking: usize,
+    pub(crate) worlds: Worlds,
     lines: HashMap<Key, Vec<String>>,
 }
 
@@ -91,7 +95,7 @@ fn parts(offset: &str) -> Option<(u64, u64)> {
 }
 
 pub(crate) fn of(evidence: &Evidence, faults: &mut Vec<String>) -> Timeline {
-    let mut timeline = Timeline::default();
+    let mut timeline = Timeline { worlds: Worlds::of(evidence), ..Timeline::default() };
     let mut known: BTreeMap<&Offset, usize> = BTreeMap::new();
     for (place, write) in evidence.writes.iter().enumerate() {
         if let Some(offset) = write.fate.offset()
@@ -128,7 +132,20 @@ pub(crate) fn of(evidence: &Evidence, faults: &mut Vec<String>) -> Timeline {
     let mut silent = Vec::new();
     for position in base + 1..=last {
         let offset = format!("{epoch:08x}-{position:016x}");
+        if let Some(place) = timeline.worlds.at(&offset) {
+            timeline.entries.push(altered(place, offset));
+            continue;
+        }
         match (known.get(&offset), heard.get(&offset)) {
+            (None, Some((device, heard))) if heard.is_resync() => {
+                match altered_by(evidence, &timeline.worlds, device, heard) {
+                    Some(place) => {
+                        timeline.worlds.settle(place, offset.clone());
+                        timeline.entries.push(altered(place, offset));
+                    }
+                    None => faults.push(format!("{offset}: nothing was altered, but {}", heard.frame)),
+                }
+            }
             (Some(place), _) => take_known(evidence, &mut timeline, *place, offset, faults),
             (None, Some((device, heard))) => {
                 let may_be = |place: &usize| offset > before(&accepted, evidence.writes[*place].began);
@@ -164,9 +181,14 @@ fn take_silent(
         };
         is_untold && *offset > before(&accepted, write.began)
     };
+    // What is in force stands somewhere for sure: it comes first.
+    let n_writes = evidence.writes.len();
     let choices: Vec<Vec<usize>> = silent
         .iter()
-        .map(|offset| unsettled.iter().copied().filter(|place| may_be(offset, *place)).collect())
+        .map(|offset| {
+            let alterations = timeline.worlds.that_may_stand_at(offset).into_iter().map(|place| n_writes + place);
+            alterations.chain(unsettled.iter().copied().filter(|place| may_be(offset, *place))).collect()
+        })
         .collect();
     // By which entry each write is taken.
     let mut taken: HashMap<usize, usize> = HashMap::new();
@@ -176,7 +198,45 @@ fn take_silent(
         }
     }
     timeline.n_settled_by_looking += taken.len();
-    timeline.offsets.extend(taken.into_iter().map(|(place, entry)| (place, silent[entry].clone())));
+    for (place, entry) in taken {
+        let offset = silent[entry].clone();
+        match place.checked_sub(n_writes) {
+            Some(place) => {
+                timeline.worlds.settle(place, offset.clone());
+                timeline.entries.push(altered(place, offset));
+            }
+            None => drop(timeline.offsets.insert(place, offset)),
+        }
+    }
+    timeline.entries.sort_by(|one, other| one.offset.cmp(&other.offset));
+    faults.extend(timeline.worlds.unsettled().map(|alteration| format!("in force, and in no entry: {alteration:?}")));
+}
+
+/// Which of the alterations that nobody knows the place of was told to a device: the first that may be told to it.
+fn altered_by(evidence: &Evidence, worlds: &Worlds, device: &str, heard: &Heard) -> Option<usize> {
+    let listener = evidence.listeners.iter().find(|listener| listener.device == device)?;
+    let told: Vec<String> = heard.frame["data"]["channels"]
+        .as_array()?
+        .iter()
+        .filter_map(|channel| channel.as_str().map(str::to_owned))
+        .collect();
+    let subscriptions = listener.subscriptions.iter().filter_map(|subscription| {
+        let (channel, _) = subscription.answered.as_ref()?;
+        Some((channel, &subscription.wanted, false))
+    });
+    let subscriptions: Vec<_> = subscriptions.collect();
+    let may_be = |place: &usize| {
+        let at = (*place, &heard.offset);
+        worlds.misfit(evidence, listener.who, at, &told, &subscriptions, Some(heard.at)).is_none()
+    };
+    let all = worlds.that_may_stand_at(&heard.offset);
+    all.iter().copied().find(may_be)
+}
+
+fn altered(place: usize, offset: Offset) -> Entry {
+    let nothing = || State::Absent;
+    let key = (END, String::new());
+    Entry { offset, key, before: nothing(), after: nothing(), rejected: None, alteration: Some(place) }
 }
 
 /// Finds a write for an entry; other entries may have to take another one for that.
@@ -276,8 +336,7 @@ fn take_unknown(
             Some(place)
         }
         None => {
-            let models = [crate::model::TASK, crate::model::NOTE, crate::model::END];
-            let model = models.into_iter().find(|model| frame["metadata"]["type"] == **model);
+            let model = MODELS.into_iter().find(|model| frame["metadata"]["type"] == **model);
             let id = frame["metadata"]["id"].as_str().unwrap_or_default().to_owned();
             let history = model.map(|model| timeline.history(&(model, id))).unwrap_or_default();
             faults.push(format!(
@@ -313,11 +372,18 @@ fn settle(evidence: &Evidence, timeline: &mut Timeline, place: usize, key: Key, 
         Verdict::Unchanged => {}
         Verdict::Refused(slug) => {
             let rejected = Some(Rejected { device: write.device.clone(), slug: slug.to_owned() });
-            timeline.entries.push(Entry { offset, key, before: before.clone(), after: before, rejected });
+            timeline.entries.push(Entry {
+                offset,
+                key,
+                before: before.clone(),
+                after: before,
+                rejected,
+                alteration: None,
+            });
         }
         Verdict::Changed(after) => {
             timeline.states.entry(key.clone()).or_default().insert(offset.clone(), after.clone());
-            timeline.entries.push(Entry { offset, key, before, after, rejected: None });
+            timeline.entries.push(Entry { offset, key, before, after, rejected: None, alteration: None });
         }
     }
 }

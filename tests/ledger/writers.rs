@@ -8,12 +8,14 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     evidence::{Fate, Key, Op, Patch, Read, Said, Who, Write},
-    model::{NOTE, TASK},
+    model::{NOTE, PAPER, TASK},
     scene::{N_USERS, Scene},
 };
 
 /// Documents that everybody writes, of each model.
 const N_SHARED: usize = 6;
+/// The number of the one that writes papers.
+pub(crate) const OF_PAPERS: u64 = 6;
 /// Longest pause between two writes, in milliseconds.
 const PAUSE_MS: u64 = 30;
 
@@ -22,6 +24,7 @@ pub(crate) struct Writer {
     number: u64,
     who: Who,
     device: Option<String>,
+    models: &'static [&'static str],
     chance: StdRng,
     /// Documents that it made itself, under ids of the server's.
     own: Vec<Key>,
@@ -32,12 +35,13 @@ pub(crate) struct Writer {
 impl Writer {
     pub(crate) fn new(scene: Scene, number: u64) -> Self {
         let chance = scene.chance(1_000 + number);
-        let who = if number == 0 { Who::Admin } else { Who::User(number as usize % N_USERS) };
+        let who = if matches!(number, 0 | OF_PAPERS) { Who::Admin } else { Who::User(number as usize % N_USERS) };
+        let models: &[_] = if number == OF_PAPERS { &[PAPER] } else { &[TASK, NOTE] };
         let device = match who {
             Who::Admin => None,
             Who::User(place) => Some(format!("plain-{place}")),
         };
-        Self { scene, number, who, device, chance, own: Vec::new(), writes: Vec::new(), reads: Vec::new() }
+        Self { scene, number, who, device, models, chance, own: Vec::new(), writes: Vec::new(), reads: Vec::new() }
     }
 
     pub(crate) async fn run(mut self) -> Self {
@@ -54,7 +58,7 @@ impl Writer {
     }
 
     fn next(&mut self) -> (Key, Op) {
-        let model = if self.chance.random_bool(0.5) { TASK } else { NOTE };
+        let model = self.models[self.chance.random_range(0..self.models.len())];
         let shared = (model, format!("shared-{}", self.chance.random_range(0..N_SHARED)));
         let key = match self.own.len() {
             0 => shared,
@@ -67,7 +71,7 @@ impl Writer {
             0..10 => return ((model, String::new()), Op::Create { fields: self.fields(&tag) }),
             10..22 => Op::Create { fields: self.fields(&tag) },
             22..27 => Op::Delete { expected },
-            27..33 if self.who == Who::Admin => {
+            27..45 if model == PAPER || self.who == Who::Admin && self.chance.random_bool(0.3) => {
                 let owner = &self.scene.user_ids()[self.chance.random_range(0..N_USERS)];
                 let patches = vec![json!({ "op": "replace", "path": ["userId", "tag"], "value": [owner, tag] })];
                 Op::Patch { patch: Patch::Nexxus(patches), expected: None }
