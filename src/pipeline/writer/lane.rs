@@ -15,7 +15,7 @@ use nexxus_storage::{
         problem::ProblemKind,
     },
 };
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::{
     domain::{
@@ -34,6 +34,8 @@ pub(super) struct Lane {
     pub(super) app: AppId,
     /// Where the log ends, once this lane has taken over.
     pub(super) tail: Option<Offset>,
+    /// Up to here this process was told that the log is durable, by this lane or one before it.
+    confirmed: Offset,
     /// The definition in force at the tail; none where there is no such application.
     pub(super) application: Option<Arc<Application>>,
     /// Times of entries never go back, whatever the clock does.
@@ -49,11 +51,12 @@ pub(super) struct Lane {
 type DocumentKey = (ModelName, DocumentId);
 
 impl Lane {
-    pub(super) fn new(domain: Domain, app: AppId) -> Self {
+    pub(super) fn new(domain: Domain, app: AppId, confirmed: Offset) -> Self {
         Self {
             domain,
             app,
             tail: None,
+            confirmed,
             application: None,
             last_time: Timestamp::from_ms(0).unwrap_or_else(|_| Timestamp::now()),
             reborn: None,
@@ -105,7 +108,7 @@ impl Lane {
     /// Becoming the writer of an application: applies and collects for telling what a former one logged and did not finish.
     /// Nothing is decided before, so nothing is ever decided on documents that lack a logged change.
     async fn take_over(&mut self) -> Result<()> {
-        let marks = self.domain.backends.change_log.marks(&self.app).await?;
+        let marks = self.marks().await?;
         let unfinished = self.read_since(marks, marks.applied.min(marks.told)).await?;
         let n_applied = unfinished.partition_point(|logged| logged.entry.offset <= marks.applied);
         let (applied, logged) = unfinished.split_at(n_applied);
@@ -131,6 +134,23 @@ impl Lane {
         failpoint::reach("writer.took-over")?;
         self.tail = Some(marks.head);
         Ok(())
+    }
+
+    /// Where the log stands. An engine that has lost entries which it had confirmed (the log ends below what this process, or the
+    /// definition in force, knows of) begins a new epoch: what was applied stays, devices load their data anew, and what was decided
+    /// and lost is not acknowledged yet, or gone with the engine's promise.
+    async fn marks(&self) -> Result<Marks> {
+        let log = &self.domain.backends.change_log;
+        let marks = log.marks(&self.app).await?;
+        let defined = self.domain.catalog.find(&self.app).map_or(Offset::default(), |current| current.record.offset);
+        let known = self.confirmed.max(defined);
+        // At position 0 there is no entry that could be lost.
+        if marks.head >= known || known.position == 0 {
+            return Ok(marks);
+        }
+        warn!(app = %self.app, head = %marks.head, %known, "the log has lost entries that it had confirmed: a new epoch begins");
+        while log.begin_epoch(&self.app).await?.epoch <= known.epoch {}
+        log.marks(&self.app).await
     }
 
     /// When an epoch after the first one began, if it is because the application was made again (a restore begins one, too, and what

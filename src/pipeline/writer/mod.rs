@@ -35,6 +35,8 @@ const PURGED_PAGES: usize = 20;
 pub struct Writer {
     domain: Domain,
     lanes: HashMap<AppId, Lane>,
+    /// Where the logs ended that lanes appended to, also those that are gone.
+    confirmed: HashMap<AppId, Offset>,
     /// What the outbox holds goes up to here; until it is published.
     telling: Vec<(AppId, Offset)>,
     /// The queue of its commands.
@@ -46,7 +48,8 @@ pub struct Writer {
 impl Writer {
     /// A writer of the applications whose commands come by this queue.
     pub fn new(domain: Domain, queue: String) -> Self {
-        Self { domain, lanes: HashMap::new(), telling: Vec::new(), queue, purging: None }
+        let (lanes, confirmed) = (HashMap::new(), HashMap::new());
+        Self { domain, lanes, confirmed, telling: Vec::new(), queue, purging: None }
     }
 
     /// What the last outbox held is published when `telling` is empty. If it is not, all of that has to be told again: lanes begin
@@ -61,11 +64,26 @@ impl Writer {
     /// Logs that a command went to the dead letters.
     async fn refuse(&mut self, app: &AppId, change: ChangeId, refusal: Event, out: &mut Outbox) -> Result<(), Error> {
         self.begin();
-        let mut lane = self.lanes.remove(app).unwrap_or_else(|| Lane::new(self.domain.clone(), app.clone()));
-        let entries = lane.refuse(change, refusal).await?;
+        let mut lane = self.lanes.remove(app).unwrap_or_else(|| self.new_lane(app.clone()));
+        let refused = lane.refuse(change, refusal).await;
+        self.note_confirmed(&lane);
+        let entries = refused?;
         self.tell(lane.app(), &entries, &Traces::new(), out);
         self.lanes.insert(lane.app().clone(), lane);
         Ok(())
+    }
+
+    fn new_lane(&self, app: AppId) -> Lane {
+        let confirmed = self.confirmed.get(&app).copied().unwrap_or_default();
+        Lane::new(self.domain.clone(), app, confirmed)
+    }
+
+    fn note_confirmed(&mut self, lane: &Lane) {
+        let Some(tail) = lane.tail else { return };
+        if self.confirmed.len() >= MOST_LANES && !self.confirmed.contains_key(lane.app()) {
+            self.confirmed.clear();
+        }
+        self.confirmed.insert(lane.app().clone(), tail);
     }
 
     fn tell(&mut self, app: &AppId, entries: &[Arc<Entry>], traces: &Traces, out: &mut Outbox) {
@@ -91,7 +109,7 @@ impl Worker for Writer {
         let traces: Traces = batch.iter().filter_map(|command| Some((command.id, command.trace.clone()?))).collect();
         let mut lanes = std::mem::take(&mut self.lanes);
         let working = by_application(batch).into_iter().map(|(app, commands)| {
-            let mut lane = lanes.remove(&app).unwrap_or_else(|| Lane::new(self.domain.clone(), app));
+            let mut lane = lanes.remove(&app).unwrap_or_else(|| self.new_lane(app));
             async move {
                 let outcome = lane.take(&commands).await;
                 (lane, outcome)
@@ -100,6 +118,7 @@ impl Worker for Writer {
         // Applications work side by side: each waits for its own place in the same fsync.
         let finished = join_all(working).await;
         self.lanes = lanes;
+        finished.iter().for_each(|(lane, _)| self.note_confirmed(lane));
         for (lane, outcome) in finished {
             match outcome {
                 Ok(entries) => {

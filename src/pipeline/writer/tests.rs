@@ -123,6 +123,31 @@ async fn handle(writer: &mut Writer, batch: &[Received<Command>]) -> Result<Vec<
     Ok(messages.map(|message| shown(&message.payload.value::<Change>().expect("a change").entry)).collect())
 }
 
+/// An engine that forgets what it confirmed (a Redis that lost its last second): seen by the process that appended, and by any other that
+/// knows a definition from further on.
+#[tokio::test]
+async fn a_log_that_lost_entries_begins_a_new_epoch() {
+    let mut desk = Desk::open().await;
+    let commands = [desk.create("a", "1")];
+    desk.handle(&commands).await;
+    let head = desk.log().marks(desk.app.id()).await.expect("marks").head;
+    // This process was told of more than there is.
+    desk.writer.lanes.clear();
+    desk.writer.confirmed.insert(desk.app.id().clone(), Offset::new(head.epoch, head.position + 5));
+    let commands = [desk.create("b", "1")];
+    assert_eq!(desk.handle(&commands).await.len(), 1);
+    let marks = desk.log().marks(desk.app.id()).await.expect("marks");
+    assert_eq!((marks.head, marks.trimmed), (Offset::new(head.epoch + 1, 1), Offset::new(head.epoch + 1, 0)));
+    // The definition in force is from three epochs later: nobody may be given an offset of those again.
+    let record = records::Application { offset: Offset::new(head.epoch + 4, 7), ..desk.app.record.clone() };
+    desk.ground.domain.backends.registry.put(&record, nexxus_storage::registry::Expect::Anything).await.expect("put");
+    desk.ground.domain.catalog.refresh().await.expect("refresh");
+    desk.writer = desk.another();
+    let commands = [desk.create("c", "1"), desk.patch("a", "2", None)];
+    assert_eq!(desk.handle(&commands).await.len(), 2, "what was applied stays");
+    assert_eq!(desk.log().marks(desk.app.id()).await.expect("marks").head, Offset::new(head.epoch + 5, 2));
+}
+
 /// `POSITION WHAT …`: the entry in words.
 fn shown(entry: &Entry) -> String {
     let what = match &entry.event {
