@@ -16,10 +16,15 @@ pub(super) async fn healthy() -> Answer {
     Ok(json_answer(StatusCode::OK, &json!({ "status": "ok" })))
 }
 
-/// Everything that was accepted before the start is applied, and every part works. `disk` says whether there is room for writes:
+/// Everything that was accepted before the start is applied, and every part works, engines elsewhere among them. `disk` says whether there is room for writes:
 /// reads and sockets are served without it, so it keeps nobody from being ready.
 pub(super) async fn ready(State(api): State<Api>) -> Answer {
     let waiting_for = api.domain.readiness.waiting_for();
+    let ailments = api.domain.backends.ailments().await;
+    if !ailments.is_empty() {
+        let detail = format!("not ready: {}", ailments.join(", "));
+        return Err(Problem::new(ProblemKind::Unavailable, detail).with_retry_after(1).into());
+    }
     if waiting_for.is_empty() {
         let disk = api.domain.backends.room();
         return Ok(json_answer(StatusCode::OK, &json!({ "status": "ready", "disk": disk })));

@@ -6,7 +6,7 @@ mod value;
 
 use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, str::FromStr, time};
 
-use nexxus_storage::open::{ElasticsearchSettings, Settings};
+use nexxus_storage::open::{ElasticsearchSettings, RedisSettings, Settings};
 use serde::Deserialize;
 
 pub use running::{Reloaded, Running};
@@ -34,6 +34,7 @@ pub struct Config {
     pub message_queue: Adapter,
     pub change_log: Adapter,
     pub registry: Adapter,
+    pub redis: Redis,
     pub database: Database,
     /// What this process does; everything unless `--role` says otherwise.
     #[serde(skip, default = "Role::all")]
@@ -251,6 +252,61 @@ impl Database {
     }
 }
 
+/// `[redis]`: where the servers are that hold the registry, the change log, or both.
+#[derive(Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Redis {
+    pub mode: RedisMode,
+    pub nodes: Vec<String>,
+    /// Empty: those that the system trusts.
+    pub ca_file: String,
+    pub prefix: String,
+    /// Empty, or `1s`.
+    pub may_lose: String,
+}
+
+/// `redis.mode`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RedisMode {
+    Single,
+    Cluster,
+}
+
+impl std::fmt::Debug for Redis {
+    /// Without the nodes, which may hold passwords.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Redis").field("mode", &self.mode).field("prefix", &self.prefix).finish_non_exhaustive()
+    }
+}
+
+impl Redis {
+    fn settings(&self) -> RedisSettings {
+        RedisSettings {
+            cluster: self.mode == RedisMode::Cluster,
+            nodes: self.nodes.clone(),
+            ca_file: Some(PathBuf::from(&self.ca_file)).filter(|file| !file.as_os_str().is_empty()),
+            prefix: self.prefix.clone(),
+            may_lose: !self.may_lose.is_empty(),
+        }
+    }
+
+    /// What is wrong with a setting.
+    fn fault(&self) -> Option<(&'static str, &'static str)> {
+        if self.nodes.is_empty() {
+            return Some(("redis.nodes", "at least one is needed"));
+        }
+        if self.mode == RedisMode::Single && self.nodes.len() > 1 {
+            return Some(("redis.nodes", "with redis.mode = \"single\" one is allowed"));
+        }
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._:-".contains(&byte);
+        if !(1..=64).contains(&self.prefix.len()) || !self.prefix.bytes().all(is_plain) {
+            return Some(("redis.prefix", "1 to 64 letters, digits and any of . _ : - are allowed"));
+        }
+        (!["", "1s"].contains(&&*self.may_lose)).then_some(("redis.may_lose", "\"\" and \"1s\" are allowed"))
+    }
+}
+
 /// What a process can do (`--role`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Role {
@@ -383,7 +439,7 @@ impl Config {
                 return refuse("backup.every", "at least a second, with backup.keep of at least 1, and a backup.dir");
             }
         }
-        if let Some((key, why)) = self.database.fault() {
+        if let Some((key, why)) = self.redis.fault().or_else(|| self.database.fault()) {
             return refuse(key, why);
         }
         if self.data.commit_every.0.is_zero() {
@@ -456,6 +512,7 @@ impl Config {
             overlay_bytes: self.data.overlay_bytes.bytes(),
             index_writer_bytes: self.data.index_writer_bytes.bytes(),
             commit_every: self.data.commit_every.into(),
+            redis: self.redis.settings(),
             elasticsearch: self.database.elasticsearch(),
         }
     }
@@ -495,6 +552,25 @@ mod tests {
             ("timeout = \"1ms\"", "at least 100ms are needed"),
         ] {
             let error = load(&format!("[database]\n{bad}\n"), &[], &[]).expect_err(bad);
+            assert!(error.contains(why), "{error}");
+        }
+    }
+
+    #[test]
+    fn redis_is_checked_at_the_door() {
+        let good = load("[redis]\nmode = \"cluster\"\nnodes = [\"a:1\", \"b:2\"]\nmay_lose = \"1s\"\n", &[], &[])
+            .expect("valid");
+        let settings = good.storage().redis;
+        assert!(settings.cluster && settings.may_lose && settings.ca_file.is_none());
+        assert_eq!((settings.nodes.len(), &*settings.prefix), (2, "nexxus"));
+        for (bad, why) in [
+            ("nodes = []", "`redis.nodes` (nexxus.toml): at least one is needed"),
+            ("nodes = [\"a\", \"b\"]", "with redis.mode = \"single\" one is allowed"),
+            ("prefix = \"a{b}\"", "`redis.prefix` (nexxus.toml): 1 to 64 letters"),
+            ("may_lose = \"1h\"", "`redis.may_lose` (nexxus.toml): \"\" and \"1s\" are allowed"),
+            ("mode = \"sentinel\"", "redis.mode"),
+        ] {
+            let error = load(&format!("[redis]\n{bad}\n"), &[], &[]).expect_err(bad);
             assert!(error.contains(why), "{error}");
         }
     }

@@ -1,7 +1,8 @@
 //! The embedded engine: one journal, and the four adapters that stand on it, opened, kept in bounds and closed in order.
 //!
 //! What is where in the data directory: `journal/` (see [`crate::journal`]), `registry/`, `documents/`, `format`, the number of this
-//! layout, after a restore `epoch`, the least epoch of a log that begins, and `documents-elsewhere` where they are in another engine.
+//! layout, after a restore `epoch`, the least epoch of a log that begins, and `documents-elsewhere` or `registry-elsewhere` where they
+//! are in another engine.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -31,6 +32,7 @@ pub(crate) mod wire;
 
 use self::{
     indexer::StreamIndexer,
+    layout::Part,
     retention::History,
     space::{Demand, Room, Space},
     upkeep::{Duties, Upkeep},
@@ -51,11 +53,19 @@ pub struct Engine {
 
 struct Inner {
     journal: Journal,
-    registry: Arc<SledRegistry>,
+    /// None where it is in an engine of its own.
+    registry: Option<Arc<SledRegistry>>,
     documents: Place,
     duties: Arc<Duties>,
     upkeep: Upkeep,
     backing_up: Arc<tokio::sync::Mutex<()>>,
+}
+
+/// What is in other engines than this one.
+#[derive(Default)]
+pub(crate) struct Elsewhere {
+    pub(crate) documents: Option<Arc<dyn Documents>>,
+    pub(crate) registry: bool,
 }
 
 /// Where the documents are.
@@ -76,21 +86,21 @@ pub(crate) fn prepare_dir(dir: &Path, least_epoch: u32) -> Result<()> {
 impl Engine {
     /// Opens a data directory, or makes it: the journal, then what stands on it, brought up to what the journal holds. Blocking.
     pub fn open(settings: &Settings) -> Result<Self> {
-        Self::open_with(settings, None)
+        Self::open_without(settings, Elsewhere::default())
     }
 
-    /// The same with documents that are elsewhere, to be followed by [`Self::catch_up`]. Blocking.
-    pub fn open_beside(settings: &Settings, documents: Arc<dyn Documents>) -> Result<Self> {
-        Self::open_with(settings, Some(documents))
-    }
-
-    fn open_with(settings: &Settings, elsewhere: Option<Arc<dyn Documents>>) -> Result<Self> {
+    /// The same without what is elsewhere, to be followed by [`Self::catch_up`]. Blocking.
+    pub(crate) fn open_without(settings: &Settings, elsewhere: Elsewhere) -> Result<Self> {
         let dir = &settings.dir;
         layout::check(dir)?;
-        layout::check_documents(dir, elsewhere.is_some())?;
+        layout::check_place(dir, Part::Documents, elsewhere.documents.is_some())?;
+        layout::check_place(dir, Part::Registry, elsewhere.registry)?;
         let journal = open_journal(dir, settings.segment_bytes)?;
-        let registry = Arc::new(SledRegistry::open(&dir.join("registry"), journal.clone())?);
-        let documents = match elsewhere {
+        let registry = match elsewhere.registry {
+            true => None,
+            false => Some(Arc::new(SledRegistry::open(&dir.join("registry"), journal.clone())?)),
+        };
+        let documents = match elsewhere.documents {
             Some(documents) => Place::Elsewhere(documents),
             None => Place::Here(Arc::new(open_index(settings, journal.clone())?)),
         };
@@ -113,7 +123,7 @@ impl Engine {
                     // Only what is below the pins may go; `settled` is the last that may.
                     move || journal.pinned().saturating_sub(1)
                 }),
-                Box::new(move || needed_by_registry.flushed()),
+                Box::new(move || flushed(needed_by_registry.as_ref())),
                 Box::new(move || needed_by_documents.settled(&applied)),
             ],
             releasing: Box::new(move |below| told.forget_deletes_below(below)),
@@ -131,8 +141,10 @@ impl Engine {
         self.inner.duties.change_log.clone()
     }
 
-    pub fn registry(&self) -> Arc<SledRegistry> {
-        self.inner.registry.clone()
+    /// The registry in this directory. `Unsupported` when it is elsewhere.
+    pub fn registry(&self) -> Result<Arc<SledRegistry>> {
+        let elsewhere = || Error::new(ErrorKind::Unsupported, "open registry", "it is not in the data directory");
+        self.inner.registry.clone().ok_or_else(elsewhere)
     }
 
     pub fn documents(&self) -> Arc<dyn Documents> {
@@ -177,7 +189,7 @@ impl Engine {
 
     /// Up to here neither the registry nor the documents need the journal.
     pub(crate) fn settled(&self) -> u64 {
-        self.inner.registry.flushed().min(self.inner.documents.settled(&self.inner.duties.change_log))
+        flushed(self.inner.registry.as_ref()).min(self.inner.documents.settled(&self.inner.duties.change_log))
     }
 
     /// Carries to the end of the journal what stands below a sequence and has to outlive it; gives the sequence that has to be durable
@@ -204,9 +216,15 @@ impl Engine {
 
     /// Waits until a part has failed for good: the process has to stop with this error.
     pub async fn failed(&self) -> Error {
+        let registry = async {
+            match &self.inner.registry {
+                Some(registry) => registry.failed().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             error = self.inner.journal.failed() => error,
-            error = self.inner.registry.failed() => error,
+            error = registry => error,
             error = self.inner.documents.failed() => error,
         }
     }
@@ -221,7 +239,10 @@ impl Engine {
         });
         let saved = saved.await;
         let documents = self.inner.documents.close().await;
-        let registry = self.inner.registry.close().await;
+        let registry = match &self.inner.registry {
+            Some(registry) => registry.close().await,
+            None => Ok(()),
+        };
         let journal = self.inner.journal.clone();
         let closed = blocking(move || journal.close()).await;
         saved.and(documents).and(registry).and(closed)
@@ -243,7 +264,7 @@ impl Engine {
             "longestFsyncSeconds": fsyncs.longest.as_secs_f64(),
             "fsyncSecondsAtOpen": journal.fsync_at_open().as_secs_f64(),
         });
-        let registry = json!({ "flushed": self.inner.registry.flushed() });
+        let registry = json!({ "flushed": self.inner.registry.as_ref().map(|registry| registry.flushed()) });
         let disk = self.inner.duties.space.figures();
         let documents = self.inner.documents.statistics().await?;
         Ok(json!({ "journal": journal, "registry": registry, "documents": documents, "disk": disk }))
@@ -291,6 +312,11 @@ impl Place {
             },
         }
     }
+}
+
+/// Up to here the registry does not need the journal.
+fn flushed(registry: Option<&Arc<SledRegistry>>) -> u64 {
+    registry.map_or(u64::MAX, |registry| registry.flushed())
 }
 
 fn open_index(settings: &Settings, journal: Journal) -> Result<TantivyDocuments> {

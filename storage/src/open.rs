@@ -2,7 +2,8 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use serde_json::Value;
+use async_trait::async_trait;
+use serde_json::{Value, json};
 use tokio::sync::{RwLock, RwLockReadGuard};
 
 pub use crate::embedded::space::{Demand, Reserve, Room};
@@ -39,6 +40,8 @@ pub struct Settings {
     pub index_writer_bytes: usize,
     /// How often the index is committed while something changes.
     pub commit_every: Duration,
+    /// `[redis]`: of a registry or a change log that is in Redis.
+    pub redis: RedisSettings,
     /// `[database]`: of documents that are in Elasticsearch.
     pub elasticsearch: ElasticsearchSettings,
 }
@@ -74,7 +77,7 @@ impl std::fmt::Debug for ElasticsearchSettings {
 }
 
 /// `[redis]`: where the servers are that hold the registry, the change log, or both.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct RedisSettings {
     /// `redis.mode`: whether the nodes are a cluster.
     pub cluster: bool,
@@ -111,7 +114,9 @@ pub struct Backends {
     pub registry: Arc<dyn Registry>,
     /// Documents as of now.
     pub documents: Arc<dyn Documents>,
-    engine: embedded::Engine,
+    /// None where every seam has an engine of its own.
+    engine: Option<embedded::Engine>,
+    shared: Option<Arc<dyn Shared>>,
     /// Held for reading by writers between logging and applying; for writing while nothing is in between.
     still: Arc<RwLock<()>>,
 }
@@ -121,23 +126,64 @@ pub async fn open(settings: Settings) -> Result<Backends> {
     settings
         .check_adapters()
         .map_err(|refused| Error::new(refused.kind, "open", format!("`{}`: {}", refused.key, refused.why)))?;
-    let elsewhere = open_documents(&settings).await?;
-    let opening = tokio::task::spawn_blocking(move || match elsewhere {
-        Some(documents) => embedded::Engine::open_beside(&settings, documents),
-        None => embedded::Engine::open(&settings),
-    });
+    let documents = open_documents(&settings).await?;
+    let shared = open_redis(&settings).await?;
+    let (registry, change_log) = match &shared {
+        Some(shared) => (shared.registry(), shared.change_log()),
+        None => (None, None),
+    };
+    if change_log.is_some() {
+        // Everything is elsewhere then (`check_mix`).
+        return Err(Error::new(
+            ErrorKind::Unsupported,
+            "open",
+            "`message_queue.adapter`: compiled without the feature \"rabbitmq\"",
+        ));
+    }
+    let elsewhere = embedded::Elsewhere { documents, registry: registry.is_some() };
+    let opening = tokio::task::spawn_blocking(move || embedded::Engine::open_without(&settings, elsewhere));
     let engine = opening
         .await
         .map_err(|error| Error::new(ErrorKind::Internal, "open", "opening was aborted").with_source(error))??;
     engine.catch_up().await?;
+    let registry = match registry {
+        Some(registry) => registry,
+        None => engine.registry()?,
+    };
     Ok(Backends {
         queues: Arc::new(engine.queues()),
         change_log: Arc::new(engine.change_log()),
-        registry: engine.registry(),
+        registry,
         documents: engine.documents(),
-        engine,
+        engine: Some(engine),
+        shared,
         still: Arc::default(),
     })
+}
+
+/// An engine that several seams may stand on.
+#[async_trait]
+pub(crate) trait Shared: Send + Sync {
+    /// None where the registry is elsewhere.
+    fn registry(&self) -> Option<Arc<dyn Registry>>;
+    /// None where the change log is elsewhere.
+    fn change_log(&self) -> Option<Arc<dyn ChangeLog>>;
+    /// Why it cannot be used now, if it cannot.
+    async fn ailment(&self) -> Option<String>;
+    /// For operators: a name, and numbers.
+    fn statistics(&self) -> (&'static str, Value);
+    /// Ends it; the last who uses it calls.
+    async fn close(&self) -> Result<()>;
+}
+
+/// What is in Redis, where something is.
+async fn open_redis(settings: &Settings) -> Result<Option<Arc<dyn Shared>>> {
+    #[cfg(feature = "redis")]
+    if settings.registry == "redis" || settings.change_log == "redis" {
+        return Ok(Some(Arc::new(crate::redis::opened::OnRedis::open(settings).await?)));
+    }
+    let _in_no_redis = settings;
+    Ok(None)
 }
 
 /// The documents, where they are not in the data directory.
@@ -172,12 +218,17 @@ const fn lacks_elasticsearch() -> Option<&'static str> {
     if cfg!(feature = "elasticsearch") { None } else { Some("elasticsearch") }
 }
 
+/// The same for those of Redis.
+const fn lacks_redis() -> Option<&'static str> {
+    if cfg!(feature = "redis") { None } else { Some("redis") }
+}
+
 /// An adapter that could stand behind a seam, and the feature that it needs.
 type Adapter = (&'static str, Option<&'static str>);
 
 const QUEUES: [Adapter; 2] = [("embedded", None), ("rabbitmq", Some("rabbitmq"))];
-const CHANGE_LOGS: [Adapter; 2] = [("journal", None), ("redis", Some("redis"))];
-const REGISTRIES: [Adapter; 2] = [("sled", None), ("redis", Some("redis"))];
+const CHANGE_LOGS: [Adapter; 2] = [("journal", None), ("redis", lacks_redis())];
+const REGISTRIES: [Adapter; 2] = [("sled", None), ("redis", lacks_redis())];
 const DOCUMENTS: [Adapter; 2] = [("tantivy", None), ("elasticsearch", lacks_elasticsearch())];
 
 /// A setting that names an adapter which this build cannot give.
@@ -197,7 +248,40 @@ impl Settings {
         check_adapter("message_queue.adapter", &self.queues, &QUEUES)?;
         check_adapter("change_log.adapter", &self.change_log, &CHANGE_LOGS)?;
         check_adapter("registry.adapter", &self.registry, &REGISTRIES)?;
-        check_adapter("database.adapter", &self.documents, &DOCUMENTS)
+        check_adapter("database.adapter", &self.documents, &DOCUMENTS)?;
+        self.check_mix()
+    }
+
+    /// All embedded; one of the others in its place; or all of the others. The rest makes no sense.
+    fn check_mix(&self) -> Result<(), RefusedAdapter> {
+        let seams = [
+            ("message_queue.adapter", &self.queues, "embedded"),
+            ("change_log.adapter", &self.change_log, "journal"),
+            ("registry.adapter", &self.registry, "sled"),
+            ("database.adapter", &self.documents, "tantivy"),
+        ];
+        let others: Vec<_> = seams.iter().filter(|(_, adapter, embedded)| adapter != embedded).collect();
+        let log_is_embedded = self.change_log == "journal";
+        let why = match others.len() {
+            0 => return Ok(()),
+            1 if log_is_embedded => return Ok(()),
+            length if length == seams.len() => return Ok(()),
+            _ if !log_is_embedded => {
+                "the change log is in Redis only where everything else is in engines of its own: the journal is the log that tantivy, sled \
+                 and the embedded queues recover from"
+            }
+            _ => {
+                "one engine beside the embedded ones is supported, or all four: what lies between has as many parts to look after, and is \
+                 never tested"
+            }
+        };
+        let (key, _, _) = others[0];
+        let named: Vec<_> = others.iter().map(|(key, adapter, _)| format!("`{key}` \"{adapter}\"")).collect();
+        Err(RefusedAdapter {
+            key,
+            kind: ErrorKind::Invalid,
+            why: format!("{} do not go together: {why}", named.join(" and ")),
+        })
     }
 }
 
@@ -215,7 +299,18 @@ fn check_adapter(key: &'static str, asked: &str, known: &[Adapter]) -> Result<()
 impl Backends {
     /// Waits until a backend has failed for good (a failed fsync): the process has to stop with this error.
     pub async fn failed(&self) -> Error {
-        self.engine.failed().await
+        match &self.engine {
+            Some(engine) => engine.failed().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Which engines cannot be used now, and why: for `/readyz`. Calls that need them wait, and fail for a while.
+    pub async fn ailments(&self) -> Vec<String> {
+        match &self.shared {
+            Some(shared) => shared.ailment().await.into_iter().collect(),
+            None => Vec::new(),
+        }
     }
 
     /// Held by a writer from before it logs until what it logged is applied, to the documents and to the registry: a backup is of a
@@ -224,29 +319,91 @@ impl Backends {
         self.still.read().await
     }
 
-    /// A consistent copy of everything, for a backup. `Unavailable` while another one is taken.
+    /// A consistent copy of everything, for a backup. `Unavailable` while another one is taken, `Unsupported` where a part of the data is
+    /// elsewhere.
     pub async fn snapshot(&self, about: About) -> Result<Snapshot> {
-        self.engine.snapshot(&self.still, about).await
+        match &self.engine {
+            Some(engine) => engine.snapshot(&self.still, about).await,
+            None => Err(Error::new(ErrorKind::Unsupported, "back up", "a backup is of embedded engines")),
+        }
     }
 
     /// Flushes and closes everything, in order. To be called once, when nothing uses the backends any more.
     pub async fn close(&self) -> Result<()> {
-        self.engine.close().await
+        let shared = match &self.shared {
+            Some(shared) => shared.close().await,
+            None => Ok(()),
+        };
+        let engine = match &self.engine {
+            Some(engine) => engine.close().await,
+            None => Ok(()),
+        };
+        engine.and(shared)
     }
 
     /// Whether there is room for a call from outside: `DiskFull` when there is not. To be asked before anything is accepted; what
     /// was accepted always fits.
     pub fn admit(&self, demand: Demand) -> Result<()> {
-        self.engine.admit(demand)
+        self.engine.as_ref().map_or(Ok(()), |engine| engine.admit(demand))
     }
 
-    /// How much room the disk of the data has.
+    /// How much room the disk of the data has; ample where there is no data.
     pub fn room(&self) -> Room {
-        self.engine.room()
+        self.engine.as_ref().map_or(Room::Ample, embedded::Engine::room)
     }
 
-    /// Numbers for operators, as a JSON object: `journal`, `registry`, `documents`, `disk`.
+    /// Numbers for operators, as a JSON object: `journal`, `registry`, `documents`, `disk`, and those of other engines.
     pub async fn statistics(&self) -> Result<Value> {
-        self.engine.statistics().await
+        let mut statistics = match &self.engine {
+            Some(engine) => engine.statistics().await?,
+            None => json!({}),
+        };
+        if let Some((name, numbers)) = self.shared.as_ref().map(|shared| shared.statistics()) {
+            statistics[name] = numbers;
+        }
+        Ok(statistics)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_makes_no_sense_together_is_refused_with_the_reason() {
+        let embedded = ["embedded", "journal", "sled", "tantivy"];
+        for (adapters, refused) in [
+            (embedded, None),
+            (["rabbitmq", "journal", "sled", "tantivy"], None),
+            (["embedded", "journal", "redis", "tantivy"], None),
+            (["embedded", "journal", "sled", "elasticsearch"], None),
+            (["rabbitmq", "redis", "redis", "elasticsearch"], None),
+            (
+                ["embedded", "redis", "sled", "tantivy"],
+                Some(("change_log.adapter", "the journal is the log that tantivy")),
+            ),
+            (
+                ["rabbitmq", "redis", "redis", "tantivy"],
+                Some(("message_queue.adapter", "the journal is the log that tantivy")),
+            ),
+            (
+                ["rabbitmq", "journal", "redis", "tantivy"],
+                Some(("message_queue.adapter", "`registry.adapter` \"redis\"")),
+            ),
+            (["embedded", "journal", "redis", "elasticsearch"], Some(("registry.adapter", "one engine beside"))),
+        ] {
+            let [queues, change_log, registry, documents] = adapters.map(str::to_owned);
+            let dir = std::path::Path::new("data");
+            let settings =
+                Settings { queues, change_log, registry, documents, ..crate::embedded::tests::settings(dir) };
+            match (settings.check_mix(), refused) {
+                (Ok(()), None) => {}
+                (Err(found), Some((key, why))) => {
+                    assert_eq!((found.key, found.kind), (key, ErrorKind::Invalid));
+                    assert!(found.why.contains(why), "{}", found.why);
+                }
+                (found, _) => panic!("{adapters:?}: {found:?}"),
+            }
+        }
     }
 }

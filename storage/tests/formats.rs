@@ -18,7 +18,7 @@ use nexxus_storage::{
     documents::Stored,
     journal::{self, Indexer, Journal, Kind, Record},
     model::{AppId, ChangeId, Document, DocumentId, Entry, Event, ModelName, Offset, Timestamp},
-    open::{ElasticsearchSettings, Reserve, Settings, open},
+    open::{ElasticsearchSettings, RedisSettings, Reserve, Settings, open},
     queue::{Durability, Message, Payload},
     registry::{Expect, Key, records::Installation},
 };
@@ -69,6 +69,7 @@ async fn open_data(data: &Path) -> Backends {
         overlay_bytes: 16 << 20,
         index_writer_bytes: 15_000_000,
         commit_every: Duration::from_secs(1),
+        redis: RedisSettings::default(),
         elasticsearch: ElasticsearchSettings::default(),
     };
     open(settings).await.expect("it opens")

@@ -187,7 +187,7 @@ async fn applications(engine: &Engine) -> Result<BTreeSet<AppId>> {
     let mut applications: BTreeSet<AppId> = engine.change_log().applications().await?.into_iter().collect();
     let mut after = None;
     loop {
-        let page = engine.registry().list(Kind::Application, None, "", after.as_deref(), PAGE).await?;
+        let page = engine.registry()?.list(Kind::Application, None, "", after.as_deref(), PAGE).await?;
         let Some(last) = page.last() else { return Ok(applications) };
         after = Some(last.key.id.clone());
         applications.extend(page.iter().filter_map(|record| AppId::parse(&record.key.id).ok()));

@@ -83,7 +83,7 @@ impl Engine {
     async fn bring_up_to_date(&self) {
         let (documents, registry) = (self.index(), self.registry());
         let brought = async {
-            registry.export().await?;
+            registry?.export().await?;
             documents?.commit().await
         };
         match tokio::time::timeout(COMMIT_PATIENCE, brought).await {
@@ -106,7 +106,7 @@ impl Engine {
     }
 
     async fn moment_now(&self) -> Result<Moment> {
-        let (registry, documents) = (self.registry(), self.index()?);
+        let (registry, documents) = (self.registry()?, self.index()?);
         let (registry, documents) = blocking(move || Ok((registry.open_export()?, documents.copy()?))).await?;
         let log = self.change_log();
         let mut applications = Vec::new();

@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 pub(super) struct Waiters<K: Ord + Clone, T> {
-    waiting: Mutex<BTreeMap<(K, u64), oneshot::Sender<T>>>,
+    pub(super) waiting: Mutex<BTreeMap<(K, u64), oneshot::Sender<T>>>,
     next: AtomicU64,
 }
 
@@ -58,21 +58,9 @@ impl<K: Ord + Clone, T: Clone> Waiters<K, T> {
         }
     }
 
-    /// How many wait.
+    #[cfg(test)]
     pub(super) fn count(&self) -> usize {
         self.waiting.lock().len()
-    }
-
-    /// Whether somebody waits for exactly this.
-    pub(super) fn is_awaited(&self, key: &K) -> bool {
-        self.waiting.lock().range((key.clone(), 0)..=(key.clone(), u64::MAX)).next().is_some()
-    }
-
-    /// What is waited for.
-    pub(super) fn keys(&self) -> Vec<K> {
-        let mut keys: Vec<K> = self.waiting.lock().keys().map(|(key, _)| key.clone()).collect();
-        keys.dedup_by(|key, before| key == before);
-        keys
     }
 }
 

@@ -4,15 +4,13 @@ use std::{
     fs::{self, DirBuilder, File},
     io::{self, Write},
     os::unix::fs::DirBuilderExt,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use crate::{Error, ErrorKind, Result};
 
 const FORMAT: u32 = 1;
 const LEAST_EPOCH: &str = "epoch";
-/// There where the documents are in another engine.
-const ELSEWHERE: &str = "documents-elsewhere";
 
 /// Checks that this build knows the layout, and writes its number into a new directory. Only the owner may enter a directory that is
 /// made here: it holds secrets.
@@ -86,26 +84,60 @@ pub(super) fn set_least_epoch(dir: &Path, epoch: u32) -> Result<()> {
     write_number(dir, &path, epoch).map_err(|error| Error::io("write epoch", path.display().to_string(), error))
 }
 
-/// Whether the documents of this directory are in another engine.
-pub(super) fn documents_are_elsewhere(dir: &Path) -> bool {
-    dir.join(ELSEWHERE).exists()
+/// A part of the data that may be in another engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Part {
+    Documents,
+    Registry,
 }
 
-/// Checks that the documents of this directory are where they are looked for, and keeps that of a new one. `Invalid` otherwise: they
-/// do not move by themselves.
-pub(super) fn check_documents(dir: &Path, elsewhere: bool) -> Result<()> {
-    let are_elsewhere = documents_are_elsewhere(dir);
-    let are_here = !are_elsewhere && dir.join("documents").exists();
-    if if elsewhere { are_here } else { are_elsewhere } {
+impl Part {
+    /// Its directory.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Documents => "documents",
+            Self::Registry => "registry",
+        }
+    }
+
+    fn setting(self) -> &'static str {
+        match self {
+            Self::Documents => "database.adapter",
+            Self::Registry => "registry.adapter",
+        }
+    }
+
+    /// There where the part is elsewhere.
+    fn marker(self, dir: &Path) -> PathBuf {
+        dir.join(format!("{}-elsewhere", self.name()))
+    }
+}
+
+/// Whether a part of this directory's data is in another engine.
+pub(super) fn is_elsewhere(dir: &Path, part: Part) -> bool {
+    part.marker(dir).exists()
+}
+
+/// Checks that a part of this directory's data is where it is looked for, and keeps that of a new one. `Invalid` otherwise: it does not
+/// move by itself.
+pub(super) fn check_place(dir: &Path, part: Part, elsewhere: bool) -> Result<()> {
+    let was_elsewhere = is_elsewhere(dir, part);
+    let was_here = !was_elsewhere && dir.join(part.name()).exists();
+    if if elsewhere { was_here } else { was_elsewhere } {
         let message = format!(
-            "`database.adapter`: the documents that belong to {} are not there; to move them, begin with an empty directory and use \
-             `nexxus export` and `nexxus import`",
+            "`{}`: the {} that belong to {} are not there; to move them, begin with an empty directory and use `nexxus export` and \
+             `nexxus import`",
+            part.setting(),
+            match part {
+                Part::Documents => "documents",
+                Part::Registry => "users, devices and subscriptions",
+            },
             dir.display()
         );
         return Err(Error::new(ErrorKind::Invalid, "open data directory", message));
     }
-    if elsewhere && !are_elsewhere {
-        let path = dir.join(ELSEWHERE);
+    if elsewhere && !was_elsewhere {
+        let path = part.marker(dir);
         write_number(dir, &path, 1).map_err(|error| Error::io("write", path.display().to_string(), error))?;
     }
     Ok(())
@@ -138,19 +170,24 @@ mod tests {
     }
 
     #[test]
-    fn documents_are_looked_for_where_they_are() {
+    fn each_part_is_looked_for_where_it_is() {
         let dir = tempfile::tempdir().expect("a directory");
         let dir = dir.path();
-        let refused = |elsewhere| check_documents(dir, elsewhere).is_err_and(|error| error.kind == ErrorKind::Invalid);
-        check_documents(dir, false).expect("new");
-        for _ in 0..2 {
-            check_documents(dir, true).expect("new, or as before");
-            assert!(refused(false));
+        for part in [Part::Documents, Part::Registry] {
+            let refused = |elsewhere| {
+                check_place(dir, part, elsewhere)
+                    .is_err_and(|error| error.kind == ErrorKind::Invalid && error.message.contains(part.setting()))
+            };
+            check_place(dir, part, false).expect("new");
+            for _ in 0..2 {
+                check_place(dir, part, true).expect("new, or as before");
+                assert!(refused(false));
+            }
+            fs::remove_file(part.marker(dir)).expect("removed");
+            fs::create_dir(dir.join(part.name())).expect("made");
+            check_place(dir, part, false).expect("as before");
+            assert!(refused(true));
         }
-        fs::remove_file(dir.join(ELSEWHERE)).expect("removed");
-        fs::create_dir(dir.join("documents")).expect("made");
-        check_documents(dir, false).expect("as before");
-        assert!(refused(true));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::{
     changelog::LogEntry,
     documents::Stored,
     model::{AppId, ChangeId, Document, Entry, Event, Offset, Timestamp},
-    open::{ElasticsearchSettings, Reserve, open},
+    open::{ElasticsearchSettings, RedisSettings, Reserve, open},
     queue::{Delivery, Durability, Message, Payload},
     registry::{
         Expect,
@@ -41,6 +41,7 @@ pub(crate) fn settings(dir: &Path) -> Settings {
         overlay_bytes: 16 << 20,
         index_writer_bytes: 15_000_000,
         commit_every: Duration::from_millis(100),
+        redis: RedisSettings::default(),
         elasticsearch: ElasticsearchSettings::default(),
     }
 }
@@ -162,8 +163,13 @@ async fn adapters_that_are_not_there_are_refused() {
     };
     let unsupported = ErrorKind::Unsupported;
     check(|s| s.queues = "rabbitmq".into(), unsupported, r#"compiled without the feature "rabbitmq""#).await;
-    check(|s| s.registry = "redis".into(), unsupported, r#"compiled without the feature "redis""#).await;
-    check(|s| s.change_log = "redis".into(), unsupported, r#"compiled without the feature "redis""#).await;
+    if cfg!(feature = "redis") {
+        check(|s| s.registry = "redis".into(), ErrorKind::Invalid, "`redis.nodes` is empty").await;
+        check(|s| s.change_log = "redis".into(), ErrorKind::Invalid, "only where everything else is in engines").await;
+    } else {
+        check(|s| s.registry = "redis".into(), unsupported, r#"compiled without the feature "redis""#).await;
+        check(|s| s.change_log = "redis".into(), unsupported, r#"compiled without the feature "redis""#).await;
+    }
     if cfg!(feature = "elasticsearch") {
         check(|s| s.documents = "elasticsearch".into(), ErrorKind::Invalid, "`database.prefix`").await;
     } else {
@@ -335,7 +341,7 @@ async fn the_engine_releases_what_all_its_parts_have_passed() {
     }
     let held = || engine.inner.journal.segments().iter().map(|segment| segment.bytes).sum::<u64>();
     assert!(held() > 4 * HISTORY);
-    engine.registry().export().await.expect("an export");
+    engine.registry().expect("a registry").export().await.expect("an export");
     let started = std::time::Instant::now();
     while held() > HISTORY + (1 << 20) {
         assert!(started.elapsed().as_secs() < 30, "{} bytes are held", held());

@@ -17,7 +17,7 @@ use redis::Value;
 use tokio::{sync::Notify, time::Instant};
 use tracing::debug;
 
-use super::{PATIENCE, Shared, node::Outcome};
+use super::{PATIENCE, Shared};
 
 /// How often the subscriptions are looked at when nothing seems to have happened.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -34,6 +34,8 @@ pub(crate) trait Listener: Send + Sync {
 
 pub(super) struct Listening {
     channels: Mutex<HashMap<String, Channel>>,
+    /// Nobody listens to these any more, but servers still tell of them.
+    abandoned: Mutex<Vec<(String, Channel)>>,
     nudged: Notify,
     ended: AtomicBool,
 }
@@ -47,7 +49,12 @@ struct Channel {
 
 impl Listening {
     pub(super) fn new() -> Arc<Self> {
-        Arc::new(Self { channels: Mutex::default(), nudged: Notify::new(), ended: AtomicBool::new(false) })
+        Arc::new(Self {
+            channels: Mutex::default(),
+            abandoned: Mutex::default(),
+            nudged: Notify::new(),
+            ended: AtomicBool::new(false),
+        })
     }
 
     pub(super) fn add(&self, channel: String, slot: u16, listener: Arc<dyn Listener>) {
@@ -56,12 +63,16 @@ impl Listening {
     }
 
     pub(super) fn remove(&self, channel: &str) {
-        self.channels.lock().remove(channel);
+        if let Some((name, channel)) = self.channels.lock().remove_entry(channel) {
+            self.abandoned.lock().push((name, channel));
+            self.nudge();
+        }
     }
 
     pub(super) fn end(&self) {
         self.ended.store(true, Ordering::Release);
         self.channels.lock().clear();
+        self.abandoned.lock().clear();
         self.nudge();
     }
 
@@ -102,6 +113,10 @@ pub(super) async fn keep(shared: Weak<Shared>) {
         if listening.ended.load(Ordering::Acquire) {
             return;
         }
+        let abandoned = std::mem::take(&mut *listening.abandoned.lock());
+        for (name, channel) in abandoned {
+            unsubscribe(&now, &name, &channel).await;
+        }
         let wanted: Vec<_> = {
             let channels = listening.channels.lock();
             channels.iter().map(|(name, channel)| (name.clone(), channel.slot, channel.place.clone())).collect()
@@ -118,17 +133,30 @@ pub(super) async fn keep(shared: Weak<Shared>) {
     }
 }
 
+/// Where it fails the connection is lost, and with it the subscription; or the server tells on, and nobody hears it.
+async fn unsubscribe(shared: &Shared, name: &str, channel: &Channel) {
+    let Some((address, generation)) = &channel.place else { return };
+    if shared.listening.channels.lock().contains_key(name) {
+        return;
+    }
+    let deadline = Instant::now() + PATIENCE;
+    if let Ok(node) = shared.slots.route("listen", channel.slot, deadline).await
+        && node.address() == address
+        && node.listens_by() == Some(*generation)
+        && let Err(error) = node.unsubscribe(name, deadline).await
+    {
+        debug!(channel = name, %error, "not unsubscribed");
+    }
+}
+
 async fn subscribe(shared: &Shared, name: &str, slot: u16, place: Option<(String, u64)>) {
     let deadline = Instant::now() + PATIENCE;
     let Ok(node) = shared.slots.route("listen", slot, deadline).await else { return };
-    if place.is_some_and(|(address, generation)| address == node.address() && Some(generation) == node.generation()) {
+    if place.is_some_and(|(address, generation)| address == node.address() && Some(generation) == node.listens_by()) {
         return;
     }
-    let Ok((_, generation)) = node.link(deadline).await else { return };
-    let mut command = redis::cmd("SSUBSCRIBE");
-    command.arg(name);
-    match node.send(&command, false, deadline).await {
-        Outcome::Answer(_) => {
+    match node.subscribe(name, deadline).await {
+        Ok(generation) => {
             let mut channels = shared.listening.channels.lock();
             let Some(channel) = channels.get_mut(name) else { return };
             channel.place = Some((node.address().to_owned(), generation));
@@ -136,7 +164,7 @@ async fn subscribe(shared: &Shared, name: &str, slot: u16, place: Option<(String
             drop(channels);
             listener.missed();
         }
-        Outcome::Refused(error) | Outcome::NotSent(error) | Outcome::Unknown(error) => {
+        Err(error) => {
             debug!(channel = name, %error, "not subscribed");
             shared.slots.forget();
         }

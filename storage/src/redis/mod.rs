@@ -12,6 +12,7 @@ mod keys;
 mod lease;
 mod listening;
 mod node;
+pub(crate) mod opened;
 mod reply;
 mod script;
 mod slots;

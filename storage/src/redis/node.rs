@@ -18,6 +18,14 @@ const CONNECT_PATIENCE: Duration = Duration::from_secs(2);
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
 pub(super) struct Node {
+    calls: Line,
+    /// Channels have a connection of their own. A server that gives a slot away says so to who listens there, unasked; the crate takes
+    /// that for an answer, and every later call would get the answer of the one before it.
+    channels: Line,
+}
+
+/// A connection that is made when it is needed, and again when it is lost.
+struct Line {
     /// `HOST:PORT`.
     address: String,
     client: Client,
@@ -53,31 +61,71 @@ pub(super) enum Outcome {
 
 impl Node {
     pub(super) fn new(address: String, client: Client, listening: Arc<Listening>) -> Self {
-        let connecting = Mutex::new(Connecting { failures: 0, next: Instant::now() });
-        Self { address, client, listening, live: Arc::default(), connecting }
+        let line = || Line {
+            address: address.clone(),
+            client: client.clone(),
+            listening: listening.clone(),
+            live: Arc::default(),
+            connecting: Mutex::new(Connecting { failures: 0, next: Instant::now() }),
+        };
+        Self { calls: line(), channels: line() }
     }
 
     pub(super) fn address(&self) -> &str {
-        &self.address
+        &self.calls.address
     }
 
-    /// Which of its connections is open, if one is.
-    pub(super) fn generation(&self) -> Option<u64> {
-        let live = self.live.lock();
+    pub(super) fn is_connected(&self) -> bool {
+        self.calls.live.lock().link.is_some()
+    }
+
+    /// Which of the connections for channels is open, if one is.
+    pub(super) fn listens_by(&self) -> Option<u64> {
+        let live = self.channels.live.lock();
         live.link.is_some().then_some(live.generation)
     }
 
     pub(super) fn close(&self) {
+        self.calls.close();
+        self.channels.close();
+    }
+
+    /// Sends a command; after `ASKING` where its slot is on its way here.
+    pub(super) async fn send(&self, command: &Cmd, asking: bool, deadline: Instant) -> Outcome {
+        self.calls.send(command, asking, deadline).await.0
+    }
+
+    /// Listens to a channel; gives the connection that tells of it.
+    pub(super) async fn subscribe(&self, channel: &str, deadline: Instant) -> Result<u64, RedisError> {
+        self.about_channel("SSUBSCRIBE", channel, deadline).await
+    }
+
+    pub(super) async fn unsubscribe(&self, channel: &str, deadline: Instant) -> Result<u64, RedisError> {
+        self.about_channel("SUNSUBSCRIBE", channel, deadline).await
+    }
+
+    async fn about_channel(&self, what: &str, channel: &str, deadline: Instant) -> Result<u64, RedisError> {
+        let mut command = redis::cmd(what);
+        command.arg(channel);
+        match self.channels.send(&command, false, deadline).await {
+            (Outcome::Answer(_), generation) => Ok(generation),
+            (Outcome::Refused(error) | Outcome::NotSent(error) | Outcome::Unknown(error), _) => Err(error),
+        }
+    }
+}
+
+impl Line {
+    fn close(&self) {
         let mut live = self.live.lock();
         live.closed = true;
         live.link = None;
     }
 
-    /// Sends a command; after `ASKING` where its slot is on its way here.
-    pub(super) async fn send(&self, command: &Cmd, asking: bool, deadline: Instant) -> Outcome {
+    /// What became of a command, and the connection that it went by.
+    async fn send(&self, command: &Cmd, asking: bool, deadline: Instant) -> (Outcome, u64) {
         let (mut link, generation) = match self.link(deadline).await {
             Ok(link) => link,
-            Err(error) => return Outcome::NotSent(error),
+            Err(error) => return (Outcome::NotSent(error), 0),
         };
         let sending = async {
             if !asking {
@@ -88,7 +136,7 @@ impl Node {
             let mut answers = link.send_packed_commands(&both, 0, 2).await?;
             answers.pop().unwrap_or_default().extract_error()
         };
-        match timeout_at(deadline, sending).await {
+        let outcome = match timeout_at(deadline, sending).await {
             Ok(Ok(Value::ServerError(error))) => Outcome::Refused(error.into()),
             Ok(Ok(value)) => Outcome::Answer(value),
             Ok(Err(error)) if error.is_io_error() || error.is_unrecoverable_error() => {
@@ -100,11 +148,12 @@ impl Node {
                 self.lost(generation);
                 Outcome::Unknown(fault::io(std::io::ErrorKind::TimedOut, "no answer in time"))
             }
-        }
+        };
+        (outcome, generation)
     }
 
     /// The connection; made when there is none.
-    pub(super) async fn link(&self, deadline: Instant) -> Result<(MultiplexedConnection, u64), RedisError> {
+    async fn link(&self, deadline: Instant) -> Result<(MultiplexedConnection, u64), RedisError> {
         if let Some(link) = self.open_link()? {
             return Ok(link);
         }

@@ -157,7 +157,7 @@ impl Slots {
         }
         let mut asked: Vec<Arc<Node>> = self.known.read().nodes.values().cloned().collect();
         // Who is connected answers at once.
-        asked.sort_by_key(|node| node.generation().is_none());
+        asked.sort_by_key(|node| !node.is_connected());
         let mut last = fault::io(std::io::ErrorKind::NotConnected, "no server of the cluster answers");
         let mut command = redis::cmd("CLUSTER");
         command.arg("SLOTS");

@@ -110,7 +110,9 @@ pub(crate) async fn tell(redis: &Redis, command: &str) {
     let mut words = command.split(' ');
     let mut arguments = Arguments::default();
     let (name, first) = (words.next().expect("a name"), words.next().expect("a word"));
-    words.for_each(|word| drop(arguments.text(word)));
+    for word in words {
+        arguments.text(word);
+    }
     redis.command("test", Effect::Once, name, first, &arguments).await.expect(command);
 }
 
@@ -248,7 +250,9 @@ async fn raw(server: &Server) -> redis::aio::MultiplexedConnection {
 async fn ask(server: &mut redis::aio::MultiplexedConnection, command: &str) -> String {
     let mut words = command.split(' ');
     let mut built = redis::cmd(words.next().expect("a name"));
-    words.for_each(|word| drop(built.arg(word)));
+    for word in words {
+        built.arg(word);
+    }
     match server.send_packed_command(&built).await.and_then(redis::Value::extract_error).expect(command) {
         redis::Value::BulkString(text) => String::from_utf8(text).expect("a text"),
         redis::Value::VerbatimString { text, .. } => text,

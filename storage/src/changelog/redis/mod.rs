@@ -128,7 +128,9 @@ impl Logs {
         let keys = self.keys(app);
         let mut arguments = Arguments::with_capacity(changes.len() + barriers.len() + 1);
         arguments.number(changes.len());
-        changes.iter().chain(barriers).for_each(|change| drop(arguments.bytes(bytes_of(*change))));
+        for change in changes.iter().chain(barriers) {
+            arguments.bytes(bytes_of(*change));
+        }
         let touched = [&*keys.marks, &keys.log, &keys.changes, &keys.passed];
         let mut answer = self.redis.run("look at log", &FIND, &touched, &arguments).await?.list()?;
         let marks = marks_from(&mut answer)?;

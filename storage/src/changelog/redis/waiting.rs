@@ -165,7 +165,7 @@ impl Round {
 
 impl Watch {
     fn is_wanted(&self) -> bool {
-        self.applied.count() + self.changes.count() + self.barriers.count() > 0
+        !self.applied.is_idle() || !self.changes.is_idle() || !self.barriers.is_idle()
     }
 
     fn look_at_everything(&self) {
@@ -183,7 +183,9 @@ impl Watch {
         let work = &mut state.work;
         let take = |of: &mut HashSet<ChangeId>| {
             let taken: Vec<_> = of.iter().copied().take(FIND_AT_A_TIME).collect();
-            taken.iter().for_each(|id| drop(of.remove(id)));
+            for id in &taken {
+                of.remove(id);
+            }
             taken
         };
         let (changes, barriers) = (take(&mut work.changes), take(&mut work.barriers));
@@ -246,6 +248,24 @@ impl Watch {
         }
         self.nudged.notify_one();
         Some(())
+    }
+}
+
+impl<K: Ord + Clone, T> Waiters<K, T> {
+    fn is_idle(&self) -> bool {
+        self.waiting.lock().is_empty()
+    }
+
+    /// Whether somebody waits for exactly this.
+    fn is_awaited(&self, key: &K) -> bool {
+        self.waiting.lock().range((key.clone(), 0)..=(key.clone(), u64::MAX)).next().is_some()
+    }
+
+    /// What is waited for.
+    fn keys(&self) -> Vec<K> {
+        let mut keys: Vec<K> = self.waiting.lock().keys().map(|(key, _)| key.clone()).collect();
+        keys.dedup_by(|key, before| key == before);
+        keys
     }
 }
 

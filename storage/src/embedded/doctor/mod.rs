@@ -105,9 +105,9 @@ impl Examined {
             let message = format!("{} is no data directory", dir.display());
             return Err(Error::new(ErrorKind::Invalid, "examine", message));
         }
-        if super::layout::documents_are_elsewhere(dir) {
+        if [layout::Part::Documents, layout::Part::Registry].into_iter().any(|part| layout::is_elsewhere(dir, part)) {
             let message = format!(
-                "the documents of {} are in another engine: this is for documents that are in tantivy",
+                "a part of the data of {} is in another engine: this is for data that is all in the directory",
                 dir.display()
             );
             return Err(Error::new(ErrorKind::Unsupported, "examine", message));

@@ -210,7 +210,7 @@ async fn settle_decided(engine: &Engine, affected: &BTreeSet<AppId>, writer_queu
 async fn define_fields(engine: &Engine) -> Result<()> {
     let mut after: Option<String> = None;
     loop {
-        let page = engine.registry().list(RecordKind::Application, None, "", after.as_deref(), PAGE).await?;
+        let page = engine.registry()?.list(RecordKind::Application, None, "", after.as_deref(), PAGE).await?;
         let Some(last) = page.last() else { return Ok(()) };
         after = Some(last.key.id.clone());
         for record in &page {

@@ -109,7 +109,9 @@ impl RedisFeed {
     async fn ask(&self, part: u16, since: u64) -> Result<Told> {
         let mut arguments = Arguments::with_capacity(2 + self.bell.kinds.len());
         arguments.text(&self.parts.key(part, "")).number(since);
-        self.bell.kinds.iter().for_each(|kind| drop(arguments.text(kind.name())));
+        for kind in &self.bell.kinds {
+            arguments.text(kind.name());
+        }
         let revision = self.parts.key(part, "revision");
         let mut answer = self.parts.redis.run("read feed", &NEWS, &[&revision], &arguments).await?.list()?;
         let revision = next(&mut answer)?.number()?;
