@@ -6,6 +6,7 @@ use clap::Args;
 use nexxus_storage::{
     ErrorKind,
     embedded::doctor::{self, Repaired, Report},
+    model::AppId,
 };
 use serde_json::json;
 
@@ -127,10 +128,17 @@ fn done(repaired: &Repaired) -> String {
     if repaired.salvaged > 0 {
         figures.push(format!("{} documents were salvaged from the index", repaired.salvaged));
     }
+    let names = |apps: &[AppId]| apps.iter().map(AppId::as_str).collect::<Vec<_>>().join(", ");
+    if !repaired.applications.is_empty() {
+        figures.push(format!("applications taken from the history: {}", names(&repaired.applications)));
+    }
+    if !repaired.undefined.is_empty() {
+        figures.push(format!("applications that nothing defines any more: {}", names(&repaired.undefined)));
+    }
     if let Some(epoch) = repaired.epoch {
         figures.push(format!("new epochs begin with {epoch}"));
     }
-    lines.extend(list("In figures:", &figures));
+    lines.extend(list("With this outcome:", &figures));
     lines.push(format!("What was replaced is kept in {aside}; `nexxus serve` starts again."));
     lines.join("\n")
 }

@@ -83,14 +83,35 @@ pub(crate) fn prepare_dir(dir: &Path, least_epoch: u32) -> Result<()> {
     layout::set_least_epoch(dir, least_epoch)
 }
 
+/// What a repair has not come to yet nobody would make up for.
+fn refuse_unfinished_repair(settings: &Settings) -> Result<()> {
+    if layout::repair_begun(&settings.dir)?.is_none() {
+        return Ok(());
+    }
+    let message =
+        format!("{}: a repair was interrupted: `nexxus doctor --repair` has to finish it", settings.dir.display());
+    Err(Error::new(ErrorKind::Corrupt, "open data directory", message))
+}
+
 impl Engine {
     /// Opens a data directory, or makes it: the journal, then what stands on it, brought up to what the journal holds. Blocking.
     pub fn open(settings: &Settings) -> Result<Self> {
-        Self::open_without(settings, Elsewhere::default())
+        refuse_unfinished_repair(settings)?;
+        Self::open_with(settings, Elsewhere::default())
+    }
+
+    /// The same for a repair, which is not finished then. Blocking.
+    fn open_for_repair(settings: &Settings) -> Result<Self> {
+        Self::open_with(settings, Elsewhere::default())
     }
 
     /// The same without what is elsewhere, to be followed by [`Self::catch_up`]. Blocking.
     pub(crate) fn open_without(settings: &Settings, elsewhere: Elsewhere) -> Result<Self> {
+        refuse_unfinished_repair(settings)?;
+        Self::open_with(settings, elsewhere)
+    }
+
+    fn open_with(settings: &Settings, elsewhere: Elsewhere) -> Result<Self> {
         let dir = &settings.dir;
         layout::check(dir)?;
         layout::check_place(dir, Part::Documents, elsewhere.documents.is_some())?;

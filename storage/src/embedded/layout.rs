@@ -1,16 +1,21 @@
 //! The layout of the data directory: `format` holds its number. A directory of a newer layout is refused.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, DirBuilder, File},
     io::{self, Write},
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
 };
 
-use crate::{Error, ErrorKind, Result};
+use serde::Deserialize;
+
+use crate::{Error, ErrorKind, Result, model::AppId};
 
 const FORMAT: u32 = 1;
 const LEAST_EPOCH: &str = "epoch";
+/// There while a repair is not finished.
+const REPAIRING: &str = "repairing";
 
 /// Checks that this build knows the layout, and writes its number into a new directory. Only the owner may enter a directory that is
 /// made here: it holds secrets.
@@ -56,9 +61,13 @@ fn check_number(dir: &Path, text: &str) -> Result<()> {
 }
 
 fn write_number(dir: &Path, path: &Path, number: u32) -> io::Result<()> {
+    write_whole(dir, path, &number.to_string())
+}
+
+fn write_whole(dir: &Path, path: &Path, text: &str) -> io::Result<()> {
     let draft = path.with_extension("tmp");
     let mut file = File::create(&draft)?;
-    writeln!(file, "{number}")?;
+    writeln!(file, "{text}")?;
     file.sync_all()?;
     fs::rename(&draft, path)?;
     File::open(dir)?.sync_all()
@@ -82,6 +91,49 @@ pub(super) fn least_epoch(dir: &Path) -> Result<u32> {
 pub(super) fn set_least_epoch(dir: &Path, epoch: u32) -> Result<()> {
     let path = dir.join(LEAST_EPOCH);
     write_number(dir, &path, epoch).map_err(|error| Error::io("write epoch", path.display().to_string(), error))
+}
+
+/// A repair begins, or goes on: until [`end_repair`] the directory is not opened, for what is missing would never be made up for.
+/// `affected`: the applications whose logs may have lost changes.
+pub(super) fn begin_repair(dir: &Path, affected: &BTreeSet<AppId>) -> Result<()> {
+    let path = dir.join(REPAIRING);
+    write_whole(dir, &path, &serde_json::json!({ "affected": affected }).to_string())
+        .map_err(|error| cannot_write(&path, error))
+}
+
+/// Whether a repair has begun and not ended; with the applications of [`begin_repair`].
+pub(super) fn repair_begun(dir: &Path) -> Result<Option<BTreeSet<AppId>>> {
+    #[derive(Deserialize)]
+    struct Begun {
+        affected: BTreeSet<AppId>,
+    }
+    let path = dir.join(REPAIRING);
+    let text = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(None);
+        }
+        Err(error) => return Err(Error::io("open data directory", path.display().to_string(), error)),
+    };
+    let corrupt = |error| {
+        let message = format!("{} does not hold what a repair has begun", path.display());
+        Error::new(ErrorKind::Corrupt, "open data directory", message).with_source(error)
+    };
+    let begun: Begun = serde_json::from_str(&text).map_err(corrupt)?;
+    Ok(Some(begun.affected))
+}
+
+pub(super) fn end_repair(dir: &Path) -> Result<()> {
+    let path = dir.join(REPAIRING);
+    let removed = match fs::remove_file(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    };
+    removed.and_then(|()| File::open(dir)?.sync_all()).map_err(|error| cannot_write(&path, error))
+}
+
+fn cannot_write(path: &Path, error: io::Error) -> Error {
+    Error::io("write", path.display().to_string(), error)
 }
 
 /// A part of the data that may be in another engine.

@@ -7,12 +7,14 @@
 //! Changes that may be gone end the epoch of their application's log: whoever knows an offset of it is asked to start anew, so
 //! nobody believes to have seen everything who has not.
 
+mod applications;
 mod repair;
 mod streams;
 #[cfg(test)]
 mod tests;
 
 use std::{
+    collections::BTreeSet,
     fs, io,
     path::{Path, PathBuf},
 };
@@ -90,6 +92,8 @@ struct Examined {
     /// Up to here the registry or the documents know the journal.
     upto: u64,
     layout: LayoutFaults,
+    /// A repair was interrupted, which was about these applications.
+    begun: Option<BTreeSet<AppId>>,
     scratch: Scratch,
 }
 
@@ -118,6 +122,13 @@ impl Examined {
         let patient = Patient::examine(&journal_dir, &mut |record: &Record| streams.add(record))?;
         let scratch = Scratch::new(dir)?;
         let layout = layout_faults(dir)?;
+        let begun = match layout::repair_begun(dir) {
+            // Then it was about any.
+            Err(error) if error.kind == ErrorKind::Corrupt => {
+                Some(streams.logs().into_iter().map(|log| log.application).collect())
+            }
+            begun => begun?,
+        };
         let registry = registry::examine(&dir.join(REGISTRY), &scratch.dir)?;
         let documents = index::examine(&dir.join(DOCUMENTS), &scratch.dir)?;
         let upto = registry.sequence().max(documents.sequence).unwrap_or(0).max(patient.last());
@@ -143,8 +154,8 @@ impl Examined {
             remedies: Vec::new(),
             notes: Vec::new(),
         };
-        let mut examined = Self { dir: dir.to_owned(), patient, report, upto, layout, scratch };
-        examined.judge(&losses, streams.n_unreadable);
+        let mut examined = Self { dir: dir.to_owned(), patient, report, upto, layout, begun, scratch };
+        examined.judge(&losses, streams.n_unreadable)?;
         Ok(examined)
     }
 
@@ -156,7 +167,11 @@ impl Examined {
         self.report.remedies.push(remedy);
     }
 
-    fn judge(&mut self, losses: &[Loss], n_unreadable: u64) {
+    fn judge(&mut self, losses: &[Loss], n_unreadable: u64) -> Result<()> {
+        if self.begun.is_some() {
+            self.find("a repair was interrupted".to_owned());
+            self.remedy("finish the repair that was interrupted".to_owned());
+        }
         self.judge_layout();
         self.judge_segments();
         if self.upto > self.patient.last() {
@@ -174,8 +189,9 @@ impl Examined {
                 "nothing can be done about records that do not hold what they should: a defect wrote them".into(),
             );
         }
-        self.judge_registry();
+        self.judge_registry()?;
         self.judge_documents();
+        Ok(())
     }
 
     fn judge_layout(&mut self) {
@@ -259,7 +275,7 @@ impl Examined {
         }
     }
 
-    fn judge_registry(&mut self) {
+    fn judge_registry(&mut self) -> Result<()> {
         let found = self.report.registry.clone();
         for (what, fault) in [("store", &found.store_fault), ("export", &found.export_fault)] {
             if let Some(fault) = fault {
@@ -279,6 +295,7 @@ impl Examined {
                 "{has}, and the journal begins with record {oldest}: users, devices and applications written in between are gone"
             ));
             self.remedy("let the registry begin with what there is of it".to_owned());
+            self.judge_applications()?;
         } else if found.store.is_none() && (found.export.is_some() || found.store_fault.is_some()) {
             if found.store_fault.is_none() {
                 self.find("the store of the registry is missing".to_owned());
@@ -287,6 +304,32 @@ impl Examined {
         } else if found.export_fault.is_some() {
             self.remedy("write a new export of the registry".to_owned());
         }
+        Ok(())
+    }
+
+    /// Which applications the history still defines, when the registry has lost some; which are gone can be told when nothing else
+    /// is left of it.
+    fn judge_applications(&mut self) -> Result<()> {
+        let (defined, recorded) = applications::in_journal(&self.patient)?;
+        if !defined.is_empty() {
+            let names = names_of(defined.iter().map(AppId::as_str));
+            self.remedy(format!(
+                "take applications that the registry has lost from the history, which defines {names}"
+            ));
+        }
+        if self.report.registry.sequence().unwrap_or(0) == 0 {
+            let all = self.report.journal.logs.iter().map(|log| &log.application);
+            let gone: Vec<&str> =
+                all.filter(|app| !defined.contains(*app) && !recorded.contains(*app)).map(AppId::as_str).collect();
+            if !gone.is_empty() {
+                self.find(format!(
+                    "nothing defines {} any more: {}",
+                    names_of(gone.into_iter()),
+                    applications::WHAT_TO_DO
+                ));
+            }
+        }
+        Ok(())
     }
 
     fn judge_documents(&mut self) {

@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde_json::Value;
 use tracing::warn;
 
-use super::{DOCUMENTS, Examined, JOURNAL, REGISTRY, Report, failed, index, registry};
+use super::{DOCUMENTS, Examined, JOURNAL, REGISTRY, Report, applications, failed, index, registry};
 use crate::{
     Error, ErrorKind, Queues, Registry, Result,
     changelog::embedded::{beginning, codec},
@@ -38,6 +38,10 @@ pub struct Repaired {
     pub replaced: u64,
     /// Documents that were salvaged from the old index.
     pub salvaged: u64,
+    /// Applications that the registry had lost, and that were taken from the history.
+    pub applications: Vec<AppId>,
+    /// Applications that have changes, and that nothing defines any more.
+    pub undefined: Vec<AppId>,
     /// The epoch that the logs of the affected applications begin.
     pub epoch: Option<u32>,
     /// The directory as it was found.
@@ -48,30 +52,44 @@ pub struct Repaired {
 /// [`examine`](super::examine), and those of opening.
 pub async fn repair(settings: &Settings, writer_queues: &[String]) -> Result<Repaired> {
     let dir = settings.dir.clone();
-    let repaired = blocking(move || Examined::new(&dir)?.repair()).await?;
+    let (mut repaired, affected) = blocking(move || Examined::new(&dir)?.repair()).await?;
     if repaired.found.is_sound() {
         return Ok(repaired);
     }
     let opened = settings.clone();
-    let engine = blocking(move || Engine::open(&opened)).await?;
-    let finished = finish(&engine, &repaired, writer_queues).await;
+    let engine = blocking(move || Engine::open_for_repair(&opened)).await?;
+    let finished = finish(&engine, &mut repaired, &affected, writer_queues).await;
     let closed = engine.close().await;
     finished?;
     closed?;
+    layout::end_repair(&settings.dir)?;
     Ok(repaired)
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     let aborted = |error| Error::new(ErrorKind::Internal, "repair", "it was aborted").with_source(error);
     tokio::task::spawn_blocking(work).await.map_err(aborted)?
 }
 
 impl Examined {
-    fn repair(self) -> Result<Repaired> {
-        let mut repaired = Repaired { aside: None, replaced: 0, salvaged: 0, epoch: None, found: self.report.clone() };
+    /// Everything that is done before the engine can be opened. Gives the applications whose logs may have lost changes, too.
+    pub(super) fn repair(self) -> Result<(Repaired, BTreeSet<AppId>)> {
+        let mut repaired = Repaired {
+            aside: None,
+            replaced: 0,
+            salvaged: 0,
+            applications: Vec::new(),
+            undefined: Vec::new(),
+            epoch: None,
+            found: self.report.clone(),
+        };
+        let mut affected = self.begun.clone().unwrap_or_default();
+        affected.extend(self.report.journal.affected.iter().cloned());
         if self.report.is_sound() {
-            return Ok(repaired);
+            return Ok((repaired, affected));
         }
+        // What this repair makes whole tells the next one nothing any more.
+        layout::begin_repair(&self.dir, &affected)?;
         let time = Timestamp::now().to_string().replace(':', "-");
         let aside = self.dir.join(format!("damaged-{time}"));
         fs::create_dir(&aside).map_err(|error| failed(&aside, error))?;
@@ -92,7 +110,7 @@ impl Examined {
             registry::accept_gap(&registry_dir, &self.report.registry, oldest, &aside.join(REGISTRY))?;
         }
         repaired.salvaged = self.repair_documents(&aside, oldest)?;
-        Ok(repaired)
+        Ok((repaired, affected))
     }
 
     fn loses_records(&self) -> bool {
@@ -163,11 +181,17 @@ fn nothing() -> (Kind, Vec<u8>) {
 }
 
 /// With everything opened: what the journal alone could not do.
-async fn finish(engine: &Engine, repaired: &Repaired, writer_queues: &[String]) -> Result<()> {
-    let affected: BTreeSet<AppId> = repaired.found.journal.affected.iter().cloned().collect();
+async fn finish(
+    engine: &Engine,
+    repaired: &mut Repaired,
+    affected: &BTreeSet<AppId>,
+    writer_queues: &[String],
+) -> Result<()> {
     if !affected.is_empty() {
-        settle_decided(engine, &affected, writer_queues).await?;
+        settle_decided(engine, affected, writer_queues).await?;
     }
+    let all: Vec<AppId> = repaired.found.journal.logs.iter().map(|log| log.application.clone()).collect();
+    (repaired.applications, repaired.undefined) = applications::salvage(engine, all).await?;
     define_fields(engine).await?;
     engine.index()?.commit().await
 }

@@ -10,7 +10,7 @@ use crate::{
     journal::{Kind, Record, doctor::Loss},
     model::{AppId, Offset},
     queue::embedded::codec::peek,
-    registry::sled::doctor::n_writes,
+    registry::sled::doctor::keys_written,
 };
 
 /// What of one application's change log can be read.
@@ -107,7 +107,7 @@ impl Streams {
                 }
             }
             Kind::QueueMessage => *self.queues.entry(peek(&record.payload)?.0.to_owned()).or_default() += 1,
-            Kind::Registry => drop(n_writes(record)?),
+            Kind::Registry => drop(keys_written(record)?),
             Kind::QueueState => {}
         }
         Ok(())

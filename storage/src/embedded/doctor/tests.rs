@@ -14,7 +14,10 @@ use crate::{
     model::{ChangeId, Document, Entry, Event, Offset, Timestamp},
     open::{Settings, open},
     queue::{Durability, Message, Payload},
-    registry::{Expect, Key, records::Installation},
+    registry::{
+        Expect, Key,
+        records::{self, Installation},
+    },
 };
 
 const ENTRIES: u64 = 600;
@@ -185,6 +188,31 @@ async fn a_damaged_middle_of_the_journal_ends_the_epoch_and_keeps_what_is_whole(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repair_that_was_interrupted_is_finished_by_the_next_one() {
+    let dir = filled().await;
+    let backends = open(settings(dir.path())).await.expect("it opens");
+    // A command that was decided, and is not settled yet.
+    let next = created(ENTRIES + 1);
+    let decided = Message::new(next.change_id, Some(tasks()), Payload::from(Bytes::from_static(b"decided")));
+    backends.queues.publish("writer", vec![decided]).await.expect("published");
+    backends.change_log.append(&tasks(), Offset::new(1, ENTRIES), vec![next]).await.expect("logged");
+    backends.close().await.expect("closes");
+    drop(backends);
+    damage(&segments(dir.path())[1], 4096 + 3_000);
+    // It ends where the engine would be opened.
+    Examined::new(dir.path()).expect("it can be examined").repair().expect("it can be repaired");
+    let error = open(settings(dir.path())).await.err().expect("refused");
+    assert!(error.to_string().contains("a repair was interrupted: `nexxus doctor --repair`"), "{error}");
+    let report = examined(dir.path());
+    says(&report.findings, "a repair was interrupted");
+    assert!(report.journal.affected.is_empty(), "the journal itself tells nothing of it any more");
+    repaired(dir.path()).await;
+    let (_, head, waiting, _) = found_in(dir.path()).await;
+    assert!(head.epoch > 1_700_000_000, "{head}");
+    assert_eq!(waiting, 1, "what was decided is not done again");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_missing_segment_is_replaced_by_empty_records() {
     let dir = filled().await;
     let paths = segments(dir.path());
@@ -258,6 +286,55 @@ async fn a_damaged_registry_comes_back_from_its_export_or_with_a_gap() {
     repaired(dir.path()).await;
     let (documents, _, _, has_registry) = found_in(dir.path()).await;
     assert_eq!((documents, has_registry), (all(), false));
+}
+
+fn application(app: &AppId, name: &str) -> records::Application {
+    let definition = json!({
+        "id": app, "name": name, "schema": { "task": { "title": { "type": "string" } } }, "authEnabled": true,
+        "allowMultipleLogin": true, "createdAt": "2026-01-01T00:00:00.000Z", "updatedAt": "2026-01-01T00:00:00.000Z",
+        "offset": Offset::default(),
+    });
+    serde_json::from_value(definition).expect("a record")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn applications_come_back_from_the_history_when_nothing_is_left_of_the_registry() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let backends = open(settings(dir.path())).await.expect("it opens");
+    let [other, kept] = ["other", "kept"].map(|name| AppId::parse(name).expect("an id"));
+    let nothing = || Entry { event: Event::Unchanged { document: None }, ..created(1) };
+    // Nothing of what stays of the journal defines this one, but that it has a log.
+    backends.registry.put(&application(&other, "other"), Expect::Absent).await.expect("written");
+    log(&backends, 1..=ENTRIES).await;
+    backends.change_log.append(&other, Offset::default(), vec![nothing()]).await.expect("logged");
+    backends.registry.put(&application(&kept, "kept"), Expect::Absent).await.expect("written");
+    for (position, name) in [(1, "first"), (2, "last")] {
+        let definition = serde_json::to_value(application(&tasks(), name)).expect("JSON");
+        let offset = Offset::new(1, ENTRIES + position);
+        let entry = Entry { offset, event: Event::Defined { definition, before: None }, ..created(1) };
+        let tail = Offset::new(1, ENTRIES + position - 1);
+        backends.change_log.append(&tasks(), tail, vec![entry]).await.expect("logged");
+    }
+    backends.change_log.append(&kept, Offset::default(), vec![nothing()]).await.expect("logged");
+    backends.close().await.expect("closes");
+    drop(backends);
+    fs::remove_dir_all(dir.path().join(REGISTRY)).expect("removed");
+    fs::remove_file(&segments(dir.path())[0]).expect("removed");
+    let report = examined(dir.path());
+    says(&report.remedies, "take applications that the registry has lost from the history, which defines tasks");
+    says(
+        &report.findings,
+        "nothing defines other any more: made again under the same name, it has its documents again",
+    );
+    let done = repaired(dir.path()).await;
+    let backends = open(settings(dir.path())).await.expect("it opens");
+    let found: Option<(records::Application, u64)> =
+        backends.registry.load(&Key::application(&tasks())).await.expect("loaded");
+    let found = found.expect("it is there").0;
+    assert_eq!((found.name.as_str(), found.offset), ("last", Offset::new(1, ENTRIES + 2)));
+    assert_eq!((done.applications, done.undefined), (vec![tasks()], vec![other]));
+    assert!(backends.registry.get(&Key::application(&kept)).await.expect("read").is_some());
+    backends.close().await.expect("closes");
 }
 
 /// Sets the history of a directory to begin after what the index has: then only the index has those documents.

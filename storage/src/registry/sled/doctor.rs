@@ -16,7 +16,11 @@ use super::{
     recovery::{STORE, content, decode_mark, finish, new_store},
     store::{Engine, Sled},
 };
-use crate::{Error, ErrorKind, Result, journal::Record, registry::Kind};
+use crate::{
+    Error, ErrorKind, Result,
+    journal::Record,
+    registry::{Key, Kind},
+};
 
 /// What was found of a registry.
 #[derive(Debug, Clone, Serialize)]
@@ -130,9 +134,9 @@ pub fn nothing() -> Vec<u8> {
     encode_call(std::iter::empty())
 }
 
-/// How many records a record of the journal writes; an error when it cannot be read.
-pub fn n_writes(record: &Record) -> Result<usize> {
-    decode_call(record.payload.clone()).map(|changes| changes.len())
+/// The keys of what a record of the journal writes or removes; an error when it cannot be read.
+pub fn keys_written(record: &Record) -> Result<Vec<Key>> {
+    Ok(decode_call(record.payload.clone())?.into_iter().map(|change| change.key).collect())
 }
 
 fn copy_dir(from: &Path, to: &PathBuf) -> io::Result<()> {
