@@ -142,7 +142,7 @@ fn an_engine_is_named_in_its_adapter_only() {
     let engines = [
         ("tantivy::", "storage/src/documents/tantivy"),
         ("sled::", "storage/src/registry/sled"),
-        ("redis::", "storage/src/redis"),
+        ("redis::", "storage/src/redis_servers"),
         ("json_patch::", "storage/src/model/patch"),
         ("fail::", "storage/src/failpoint.rs"),
         ("axum::", "src/"),

@@ -19,7 +19,7 @@ pub mod model;
 pub mod open;
 pub mod queue;
 #[cfg(feature = "redis")]
-pub mod redis;
+pub mod redis_servers;
 pub mod registry;
 
 pub use changelog::ChangeLog;

@@ -180,7 +180,7 @@ pub(crate) trait Shared: Send + Sync {
 async fn open_redis(settings: &Settings) -> Result<Option<Arc<dyn Shared>>> {
     #[cfg(feature = "redis")]
     if settings.registry == "redis" || settings.change_log == "redis" {
-        return Ok(Some(Arc::new(crate::redis::opened::OnRedis::open(settings).await?)));
+        return Ok(Some(Arc::new(crate::redis_servers::opened::OnRedis::open(settings).await?)));
     }
     let _in_no_redis = settings;
     Ok(None)

@@ -416,7 +416,7 @@ fn settings_are_checked_and_shown() {
     check("[devices]\nkeepfor = \"5m\"\n", &["devices.keepfor", "nexxus.toml, line 2", "keep_for"]);
     check("[device]\nkeep_for = \"5m\"\n", &["device.keep_for", "the sections are api"]);
     check("[devices]\nkeep_for = 5\n", &["devices.keep_for", "a text in quotes"]);
-    check("[registry]\nadapter = \"redis\"\n", &["registry.adapter", "redis"]);
+    check("[registry]\nadapter = \"etcd\"\n", &["registry.adapter", "there is no adapter \"etcd\"", "sled"]);
     check("[devices\n", &["nexxus.toml"]);
     let wrong = Shell::new().with("NEXXUS_LIMITS__BODYBYTES", "1").run(&["config", "check"]).expect(2);
     assert!(wrong.contains("NEXXUS_LIMITS__BODYBYTES") && wrong.contains("body_bytes"), "{wrong}");

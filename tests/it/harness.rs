@@ -189,6 +189,7 @@ async fn try_launch(dir: &Path, environment: &[(String, String)]) -> Result<(Chi
     let mut command = nexxus();
     command.arg("serve").arg("--data").arg(dir).current_dir(dir);
     command.env("NEXXUS_API__LISTEN", "127.0.0.1:0").env("NEXXUS_WORKERS__WEBSOCKET__PORT", "0");
+    command.envs(registry_elsewhere(dir));
     command.envs(environment.iter().map(|(name, value)| (name, value)));
     let log = std::fs::File::options().create(true).append(true).open(dir.join("server.log")).expect("a log");
     command.stdin(Stdio::null()).stdout(log.try_clone().expect("a log")).stderr(log);
@@ -204,6 +205,23 @@ async fn try_launch(dir: &Path, environment: &[(String, String)]) -> Result<(Chi
         assert!(Instant::now() < deadline, "the server is not ready: {}", log_of(dir));
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+}
+
+/// With `NEXXUS_TEST_REGISTRY=redis`, or `redis-cluster`, all servers have their registry there (`tests/cluster/up redis redis-cluster`),
+/// each data directory under a prefix of its own.
+fn registry_elsewhere(dir: &Path) -> Vec<(&'static str, String)> {
+    let (mode, variable, usual) = match std::env::var("NEXXUS_TEST_REGISTRY").as_deref() {
+        Ok("redis") => ("single", "NEXXUS_TEST_REDIS", "redis://127.0.0.1:26001"),
+        Ok("redis-cluster") => ("cluster", "NEXXUS_TEST_REDIS_CLUSTER", "redis://127.0.0.1:26011"),
+        _ => return Vec::new(),
+    };
+    let name: String = dir.display().to_string().bytes().map(|byte| format!("{byte:02x}")).collect();
+    vec![
+        ("NEXXUS_REGISTRY__ADAPTER", "redis".to_owned()),
+        ("NEXXUS_REDIS__MODE", mode.to_owned()),
+        ("NEXXUS_REDIS__NODES", std::env::var(variable).unwrap_or_else(|_| usual.to_owned())),
+        ("NEXXUS_REDIS__PREFIX", format!("it-{}", &name[name.len().saturating_sub(48)..])),
+    ]
 }
 
 async fn ready(dir: &Path, addresses: &Path) -> Option<(String, String)> {

@@ -185,11 +185,11 @@ impl Worker for TransportManager {
 
     async fn handle(&mut self, batch: &[Received<Change>], out: &mut Outbox) -> Result<(), Error> {
         self.begin();
-        self.roster.refresh().await?;
         let mut by_app: BTreeMap<&AppId, Vec<Arc<Entry>>> = BTreeMap::new();
         for change in batch {
             by_app.entry(&change.body.app).or_default().push(change.body.entry.clone());
         }
+        self.roster.refresh_about(&by_app.keys().copied().collect::<Vec<_>>()).await?;
         for (app, entries) in by_app {
             let Some(first) = entries.first() else { continue };
             self.take(app, before(first.offset), &entries, out).await?;

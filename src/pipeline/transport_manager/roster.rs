@@ -58,6 +58,16 @@ impl Roster {
     /// Takes in everything that was written to the registry before this call.
     pub(super) async fn refresh(&mut self) -> Result<()> {
         let news = self.feed.read().await?;
+        self.take_in(news).await
+    }
+
+    /// The same of these applications; of others a later call tells.
+    pub(super) async fn refresh_about(&mut self, apps: &[&AppId]) -> Result<()> {
+        let news = self.feed.read_about(apps).await?;
+        self.take_in(news).await
+    }
+
+    async fn take_in(&mut self, news: Vec<News>) -> Result<()> {
         if news.is_empty() && !self.is_stale {
             return Ok(());
         }

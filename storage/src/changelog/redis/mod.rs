@@ -32,7 +32,7 @@ use super::{ChangeLog, LogEntry, Marks, Page, check_dense, embedded::codec};
 use crate::{
     Error, ErrorKind, Result,
     model::{AppId, ChangeId, Entry, Offset},
-    redis::{Arguments, Effect, Redis, Reply, Script, next},
+    redis_servers::{Arguments, Effect, Redis, Reply, Script, next},
 };
 
 /// A page ends when it has this many bytes.

@@ -11,7 +11,7 @@ use super::{AT_A_TIME, History, Logs, TRIM};
 use crate::{
     Result,
     model::{AppId, Timestamp},
-    redis::{Arguments, next},
+    redis_servers::{Arguments, next},
 };
 use futures_util::{StreamExt, TryStreamExt, stream};
 

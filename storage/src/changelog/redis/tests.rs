@@ -8,7 +8,7 @@ use crate::{
     conformance::change_log::Subject,
     model::{Event, Timestamp},
     open::RedisSettings,
-    redis::tests::{Server, connect, settings, tell},
+    redis_servers::tests::{Server, connect, settings, tell},
 };
 
 const HISTORY: History = History { age: Duration::from_secs(3600), bytes: 1 << 30 };

@@ -20,7 +20,7 @@ use crate::{
         waiters::{Waiters, Waiting},
     },
     model::{AppId, ChangeId, Offset},
-    redis::Listener,
+    redis_servers::Listener,
 };
 
 /// How often a task looks when nothing was told.

@@ -17,7 +17,7 @@ use super::{NEWS, Parts, record_from};
 use crate::{
     Error, ErrorKind, Result,
     model::AppId,
-    redis::{Arguments, Effect, Listener, Reply, next},
+    redis_servers::{Arguments, Effect, Listener, Reply, next},
     registry::{Feed, Key, Kind, News},
 };
 

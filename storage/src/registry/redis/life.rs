@@ -18,7 +18,7 @@ use tracing::{info, warn};
 use super::{BEAT, Parts, Written};
 use crate::{
     Error, ErrorKind, Result,
-    redis::{Arguments, Effect, next},
+    redis_servers::{Arguments, Effect, next},
     registry::{Expect, Key, Write},
 };
 

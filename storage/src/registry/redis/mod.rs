@@ -30,7 +30,7 @@ use super::{Expect, Feed, Key, Kind, Record, Registry, Write, check_call};
 use crate::{
     Error, ErrorKind, Result,
     model::AppId,
-    redis::{Arguments, Effect, Redis, Reply, Script, next},
+    redis_servers::{Arguments, Effect, Redis, Reply, Script, next},
 };
 
 /// The layout above.

@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     conformance::registry::Subject,
     open::RedisSettings,
-    redis::tests::{Server, connect, settings, tell},
+    redis_servers::tests::{Server, connect, settings, tell},
     registry::News,
     registry_conformance,
 };
