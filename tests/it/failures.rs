@@ -92,6 +92,23 @@ async fn a_failed_fsync_stops_it_and_loses_nothing_that_was_accepted() {
 }
 
 #[tokio::test]
+async fn a_backend_that_is_away_costs_no_tries() {
+    let (mut server, anna) = with_anna(&[]).await;
+    assert_eq!(server.stop(), Some(0));
+    // More often than a message is tried.
+    let anna = failing(&mut server, &anna, "writer.decided=7*return(unavailable)").await;
+    let (id, change) = anna.create("note", json!({})).await;
+    anna.get_after("note", &id, &change).await.expect(StatusCode::OK);
+    let log = log_of(server.dir());
+    assert_eq!(log.matches("a backend is away, waiting").count(), 7, "{log}");
+    assert!(!log.contains("dead letters") && !log.contains("a message failed"), "{log}");
+    let queues = server.admin(Method::GET, "/admin/queues", Value::Null).await.expect(StatusCode::OK);
+    let items = queues["items"].as_array().expect("items");
+    let dead = items.iter().find(|queue| queue["queue"] == "writer.dead" || queue["name"] == "writer.dead");
+    assert!(dead.is_none_or(|queue| queue["ready"] == 0), "{queues}");
+}
+
+#[tokio::test]
 async fn a_stage_that_hangs_is_given_up_at_the_deadline_and_what_it_had_comes_again() {
     let (mut server, anna) = with_anna(&[("SERVER__SHUTDOWN_TIMEOUT", "3s")]).await;
     anna.register_device("phone", json!(600)).await;

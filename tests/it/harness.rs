@@ -471,7 +471,7 @@ impl Device {
         self.closed().await
     }
 
-    async fn hear(&mut self) -> Heard {
+    pub(crate) async fn hear(&mut self) -> Heard {
         let heard = async {
             loop {
                 match self.socket.next().await {

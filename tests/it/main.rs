@@ -19,6 +19,7 @@ mod full_disk;
 mod moving;
 mod queries;
 mod real_tables;
+mod resuming;
 mod rules;
 mod stopping;
 mod subscribing;
