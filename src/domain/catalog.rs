@@ -14,6 +14,7 @@ use parking_lot::RwLock;
 use tokio::sync::Mutex;
 use tracing::error;
 
+use super::outlast;
 use crate::service::{Failure, Stop};
 
 /// An application with its schema and rules ready for use.
@@ -124,14 +125,18 @@ impl Catalog {
     pub async fn follow(self: Arc<Self>, stop: Stop) -> Result<(), Failure> {
         // A feed of its own, so that waiting holds no lock against a `refresh` that someone waits for.
         let mut wake = self.registry.feed(&[Kind::Application]).await?;
-        self.refresh().await?;
         loop {
+            let following = async {
+                self.refresh().await?;
+                wake.changed().await?;
+                wake.read().await
+            };
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
-                changed = wake.changed() => changed?,
+                followed = following => if let Err(error) = followed {
+                    outlast("the catalog", error).await?;
+                },
             }
-            wake.read().await?;
-            self.refresh().await?;
         }
     }
 

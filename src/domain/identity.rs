@@ -8,7 +8,10 @@ mod cache;
 mod secrets;
 mod sessions;
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use jsonwebtoken::Algorithm;
 use nexxus_storage::{
@@ -30,7 +33,7 @@ use self::{
     secrets::Secrets,
     sessions::Claims,
 };
-use super::{Application, passwords::Passwords};
+use super::{Application, outlast, passwords::Passwords};
 use crate::{
     config::Running,
     service::{Failure, Stop},
@@ -76,6 +79,9 @@ pub struct Identity {
     secrets: Secrets,
     config: Arc<Running>,
     feed: tokio::sync::Mutex<Box<dyn Feed>>,
+    /// Reads of the feed are numbered: the newest that began, and the newest that gave something.
+    reads_begun: AtomicU64,
+    reads_done: AtomicU64,
     cache: Mutex<Cache>,
     revocations: broadcast::Sender<Revoked>,
     pub(super) passwords: Passwords,
@@ -95,6 +101,8 @@ impl Identity {
             secrets,
             config,
             feed,
+            reads_begun: AtomicU64::new(0),
+            reads_done: AtomicU64::new(0),
             cache: Mutex::default(),
             revocations: broadcast::channel(REVOCATIONS).0,
             passwords: Passwords::default(),
@@ -149,12 +157,17 @@ impl Identity {
         // A feed of its own, so that waiting holds no lock against those who check tokens.
         let mut wake = self.registry.feed(&KINDS).await?;
         loop {
+            let following = async {
+                self.take_in_news().await?;
+                wake.changed().await?;
+                wake.read().await
+            };
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
-                changed = wake.changed() => changed?,
+                followed = following => if let Err(error) = followed {
+                    outlast("the identity", error).await?;
+                },
             }
-            wake.read().await?;
-            self.take_in_news().await?;
         }
     }
 
@@ -230,10 +243,19 @@ impl Identity {
         Ok(Identified { app, caller, session: Some(sid), expires_at: sessions::at_second(exp) })
     }
 
-    /// Takes out of the cache what was revoked or changed before this call, and tells of what was revoked.
+    /// Takes out of the cache what was revoked or changed before this call, and tells of what was revoked. Who comes while a read is
+    /// under way shares the next one with all others who do: it may be a round trip.
     async fn take_in_news(&self) -> Result<()> {
+        let begun_before = self.reads_begun.load(Ordering::Acquire);
         let mut feed = self.feed.lock().await;
-        for news in feed.read().await? {
+        // The lock is held from before a read begins until what it gave is taken in.
+        if self.reads_done.load(Ordering::Acquire) > begun_before {
+            return Ok(());
+        }
+        let read = self.reads_begun.fetch_add(1, Ordering::AcqRel) + 1;
+        let news = feed.read().await?;
+        self.reads_done.store(read, Ordering::Release);
+        for news in news {
             match news {
                 News::Reload => {
                     self.cache.lock().clear();

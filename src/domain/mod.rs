@@ -21,9 +21,10 @@ pub mod view;
 pub mod form;
 pub mod problem;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use nexxus_storage::Backends;
+use nexxus_storage::{Backends, Error};
+use tracing::warn;
 
 pub use catalog::{Application, Catalog};
 pub use identity::{Identified, Identity};
@@ -31,8 +32,21 @@ pub use identity::{Identified, Identity};
 use crate::{
     config::Running,
     messages::Routes,
-    service::{Readiness, Stop},
+    service::{Failure, Readiness, Stop},
 };
+
+/// The rest before another try while an engine is away.
+const REST: Duration = Duration::from_millis(500);
+
+/// Waits a moment after an error that passes by itself, so that a service outlasts an engine that is away; any other error ends it.
+async fn outlast(what: &str, error: Error) -> Result<(), Failure> {
+    if !error.is_transient() {
+        return Err(error.into());
+    }
+    warn!(%error, "{what} waits for an engine that is away");
+    tokio::time::sleep(REST).await;
+    Ok(())
+}
 
 /// Everything that a service needs, opened. Cheap to clone.
 #[derive(Clone)]

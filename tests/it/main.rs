@@ -20,6 +20,8 @@ mod moving;
 mod queries;
 mod real_tables;
 mod resuming;
+#[cfg(feature = "redis")]
+mod registry_away;
 mod rules;
 mod stopping;
 mod subscribing;

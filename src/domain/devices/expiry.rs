@@ -10,7 +10,7 @@ use nexxus_storage::{
     ErrorKind, Result,
     model::{AppId, DeviceId, Timestamp},
     registry::{
-        Expect, Key, Kind, News, Write,
+        Expect, Feed, Key, Kind, News, Write,
         records::{Connection, Device, Session, decode},
     },
 };
@@ -18,7 +18,7 @@ use tokio::time::{Duration, Instant, MissedTickBehavior};
 use tracing::{debug, warn};
 
 use crate::{
-    domain::Domain,
+    domain::{Domain, outlast},
     service::{Failure, Stop},
 };
 
@@ -41,7 +41,6 @@ impl Domain {
         let registry = self.backends.registry.clone();
         let mut feed = registry.feed(&KINDS).await?;
         let mut clocks = Clocks::default();
-        self.load(&mut clocks).await?;
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut sessions_at = Instant::now() + SESSIONS_EVERY;
@@ -51,11 +50,9 @@ impl Domain {
                 _ = ticks.tick() => {}
             }
             self.cursors.flush(&*registry).await.unwrap_or_else(|error| warn!(%error, "cursors could not be written"));
-            for news in feed.read().await? {
-                match news {
-                    News::Reload => self.load(&mut clocks).await?,
-                    News::Written { key, value } => clocks.take_in(&key, value.as_deref()),
-                }
+            if let Err(error) = self.wind(&mut clocks, &mut *feed).await {
+                outlast("the expiry of devices", error).await?;
+                continue;
             }
             self.expire_due(&mut clocks).await;
             if Instant::now() >= sessions_at {
@@ -67,19 +64,37 @@ impl Domain {
         Ok(())
     }
 
+    /// Brings the clocks up to the registry.
+    async fn wind(&self, clocks: &mut Clocks, feed: &mut dyn Feed) -> Result<()> {
+        let news = feed.read().await?;
+        // What was read and not taken in, because of an error, the feed does not tell again.
+        if !std::mem::replace(&mut clocks.are_whole, false) || news.contains(&News::Reload) {
+            self.load(clocks).await?;
+        } else {
+            for news in news {
+                if let News::Written { key, value } = news {
+                    clocks.take_in(&key, value.as_deref());
+                }
+            }
+        }
+        clocks.are_whole = true;
+        Ok(())
+    }
+
     /// Reads every device and connection there is; clocks that run go on.
     async fn load(&self, clocks: &mut Clocks) -> Result<()> {
         let registry = &self.backends.registry;
-        let mut former = std::mem::take(&mut clocks.of);
+        let mut anew = Clocks::default();
         for app in self.catalog.list() {
             let devices: Vec<Device> = registry.load_all(Kind::Device, Some(app.id()), "").await?;
             for device in devices {
-                let since = former.remove(&(device.app.clone(), device.id.clone())).map(|clock| clock.since);
-                clocks.registered(&device, since);
+                let since = clocks.of.get(&(device.app.clone(), device.id.clone())).map(|clock| clock.since);
+                anew.registered(&device, since);
             }
             let connections: Vec<Connection> = registry.load_all(Kind::Connection, Some(app.id()), "").await?;
-            connections.into_iter().for_each(|connection| clocks.connected(connection));
+            connections.into_iter().for_each(|connection| anew.connected(connection));
         }
+        clocks.of = anew.of;
         Ok(())
     }
 
@@ -142,6 +157,8 @@ impl Domain {
 #[derive(Default)]
 struct Clocks {
     of: HashMap<(AppId, DeviceId), Clock>,
+    /// They stand for everything that the feed told so far.
+    are_whole: bool,
 }
 
 struct Clock {

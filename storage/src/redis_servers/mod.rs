@@ -192,11 +192,11 @@ impl Redis {
                 Outcome::Answer(value) => return Ok(value),
                 Outcome::Refused(error) => error,
                 Outcome::NotSent(error) => {
-                    self.rest(operation, deadline, error).await?;
+                    self.rest(operation, &node, deadline, error).await?;
                     continue;
                 }
                 Outcome::Unknown(error) if effect == Effect::Repeatable => {
-                    self.rest(operation, deadline, error).await?;
+                    self.rest(operation, &node, deadline, error).await?;
                     continue;
                 }
                 Outcome::Unknown(error) => return Err(Refusal::Other(fault(operation, node.address(), &error))),
@@ -213,16 +213,22 @@ impl Redis {
                     | ServerErrorKind::MasterDown
                     | ServerErrorKind::BusyLoading
                     | ServerErrorKind::ReadOnly,
-                ) => self.rest(operation, deadline, error).await?,
+                ) => self.rest(operation, &node, deadline, error).await?,
                 _ => return Err(Refusal::Answered(error)),
             }
         }
     }
 
     /// Before another try; the last error when there is no time for one.
-    async fn rest(&self, operation: &'static str, deadline: Instant, error: RedisError) -> Result<(), Refusal> {
+    async fn rest(
+        &self,
+        operation: &'static str,
+        node: &Node,
+        deadline: Instant,
+        error: RedisError,
+    ) -> Result<(), Refusal> {
         if Instant::now() + REST >= deadline || self.shared.slots.is_closed() {
-            return Err(Refusal::Other(fault(operation, "", &error)));
+            return Err(Refusal::Other(fault(operation, node.address(), &error)));
         }
         tokio::time::sleep(REST).await;
         self.shared.slots.forget();
