@@ -564,10 +564,10 @@ mod tests {
         assert!(settings.cluster && settings.may_lose && settings.ca_file.is_none());
         assert_eq!((settings.nodes.len(), &*settings.prefix), (2, "nexxus"));
         for (bad, why) in [
-            ("nodes = []", "`redis.nodes` (nexxus.toml): at least one is needed"),
+            ("nodes = []", "`redis.nodes` (nexxus.toml, line 2): at least one is needed"),
             ("nodes = [\"a\", \"b\"]", "with redis.mode = \"single\" one is allowed"),
-            ("prefix = \"a{b}\"", "`redis.prefix` (nexxus.toml): 1 to 64 letters"),
-            ("may_lose = \"1h\"", "`redis.may_lose` (nexxus.toml): \"\" and \"1s\" are allowed"),
+            ("prefix = \"a{b}\"", "`redis.prefix` (nexxus.toml, line 2): 1 to 64 letters"),
+            ("may_lose = \"1h\"", "`redis.may_lose` (nexxus.toml, line 2): \"\" and \"1s\" are allowed"),
             ("mode = \"sentinel\"", "redis.mode"),
         ] {
             let error = load(&format!("[redis]\n{bad}\n"), &[], &[]).expect_err(bad);

@@ -19,9 +19,9 @@ mod full_disk;
 mod moving;
 mod queries;
 mod real_tables;
-mod resuming;
 #[cfg(feature = "redis")]
 mod registry_away;
+mod resuming;
 mod rules;
 mod stopping;
 mod subscribing;
