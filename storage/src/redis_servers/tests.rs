@@ -88,7 +88,8 @@ impl Drop for Server {
 
 fn launch(port: u16, dir: &Path, arguments: &[String]) -> Child {
     let mut command = Command::new("redis-server");
-    command.args(["--bind", "127.0.0.1", "--save", "", "--port", &port.to_string(), "--dir"]).arg(dir).args(arguments);
+    command.args(["--bind", "127.0.0.1", "--save", "", "--port", &port.to_string(), "--dir"]).arg(dir);
+    command.args(arguments.iter().map(|argument| argument.replace("{port}", &port.to_string())));
     command.stdout(Stdio::null()).spawn().expect("redis-server: install it with tests/cluster/up redis")
 }
 
@@ -167,6 +168,34 @@ async fn what_cannot_be_used_is_named() {
     }
     let of_cluster = RedisSettings { cluster: false, ..settings(true) };
     assert!(refusal(&of_cluster).await.message.contains("set `redis.mode` to \"cluster\""));
+}
+
+/// The keys in `certificates/` are for this test, and protect nothing.
+#[tokio::test]
+async fn connections_may_be_encrypted() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).expect("written");
+        path.display().to_string()
+    };
+    let ca_file = file("ca.pem", include_str!("certificates/ca.pem"));
+    let certificate = file("server.pem", include_str!("certificates/server.pem"));
+    let key = file("server.key", include_str!("certificates/server.key"));
+    let encrypted =
+        ["--port", "0", "--tls-port", "{port}", "--tls-auth-clients", "no", "--tls-cert-file", &certificate];
+    let more = ["--tls-key-file", &key, "--tls-ca-cert-file", &ca_file];
+    let server = Server::with(&[&DURABLE[..], &encrypted, &more].concat()).await;
+    let with_tls = |host: &str| at(format!("rediss://{host}:{}", server.port), false);
+    for host in ["127.0.0.1", "localhost"] {
+        let settings = RedisSettings { ca_file: Some(ca_file.clone().into()), ..with_tls(host) };
+        let redis = connect(&settings).await;
+        assert!(count(&redis, "n", 1).await.expect("count") > 0);
+    }
+    let error = refusal(&with_tls("127.0.0.1")).await;
+    assert!(error.to_string().to_lowercase().contains("certificate"), "an unknown signer: {error}");
+    let missing = RedisSettings { ca_file: Some(dir.path().join("none.pem")), ..with_tls("127.0.0.1") };
+    assert!(refusal(&missing).await.message.contains("`redis.ca_file`"));
 }
 
 #[tokio::test]

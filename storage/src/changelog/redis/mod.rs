@@ -32,6 +32,7 @@ use super::{ChangeLog, LogEntry, Marks, Page, check_dense, embedded::codec};
 use crate::{
     Error, ErrorKind, Result,
     model::{AppId, ChangeId, Entry, Offset},
+    open::RedisSettings,
     redis_servers::{Arguments, Effect, Redis, Reply, Script, next},
 };
 
@@ -99,6 +100,11 @@ struct Found {
 }
 
 impl RedisChangeLog {
+    /// Connects to the servers for a change log alone.
+    pub async fn connect(settings: &RedisSettings, history: History) -> Result<Self> {
+        Ok(Self::new(Redis::connect(settings).await?, history))
+    }
+
     pub(crate) fn new(redis: Redis, history: History) -> Self {
         let logs = Logs { redis, listed: Arc::default() };
         let retention = Arc::new(Retention::start(logs.clone(), history));

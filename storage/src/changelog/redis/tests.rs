@@ -7,7 +7,6 @@ use crate::{
     change_log_conformance,
     conformance::change_log::Subject,
     model::{Event, Timestamp},
-    open::RedisSettings,
     redis_servers::tests::{Server, connect, settings, tell},
 };
 

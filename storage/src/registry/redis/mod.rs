@@ -30,6 +30,7 @@ use super::{Expect, Feed, Key, Kind, Record, Registry, Write, check_call};
 use crate::{
     Error, ErrorKind, Result,
     model::AppId,
+    open::RedisSettings,
     redis_servers::{Arguments, Effect, Redis, Reply, Script, next},
 };
 
@@ -78,6 +79,11 @@ enum Written {
 }
 
 impl RedisRegistry {
+    /// Connects to the servers for a registry alone.
+    pub async fn connect(settings: &RedisSettings) -> Result<Self> {
+        Self::open(Redis::connect(settings).await?).await
+    }
+
     /// Opens the registry, or makes it. `Invalid` for one that a newer build made.
     pub(crate) async fn open(redis: Redis) -> Result<Self> {
         Self::open_with(redis, LEASE).await
@@ -96,7 +102,7 @@ impl RedisRegistry {
     }
 
     /// Removes the volatile records of this process and ends what runs on its own. The connections stay open.
-    pub(crate) async fn close(&self) -> Result<()> {
+    pub async fn close(&self) -> Result<()> {
         for part in 0..self.parts.count {
             self.parts.redis.unlisten(&self.parts.redis.keys().of_part(part, "news"));
         }

@@ -5,7 +5,6 @@ use async_trait::async_trait;
 use super::*;
 use crate::{
     conformance::registry::Subject,
-    open::RedisSettings,
     redis_servers::tests::{Server, connect, settings, tell},
     registry::News,
     registry_conformance,
