@@ -1,6 +1,6 @@
 //! Which server holds which keys: the one there is, or what a cluster says.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use parking_lot::RwLock;
 use redis::{
@@ -16,6 +16,7 @@ use super::{
 use crate::{Error, ErrorKind, Result, open::RedisSettings};
 
 const SLOTS: u16 = 16_384;
+const ASK_AGAIN_AFTER: Duration = Duration::from_millis(300);
 
 pub(super) struct Slots {
     /// What was configured: where one begins to ask.
@@ -35,6 +36,8 @@ struct Known {
     nodes: HashMap<String, Arc<Node>>,
     /// By slot; empty when the cluster has to be asked.
     owners: Vec<Option<Arc<Node>>>,
+    /// When the cluster was last asked.
+    asked: Option<Instant>,
     closed: bool,
 }
 
@@ -84,10 +87,11 @@ impl Slots {
         known.nodes.values().chain(&self.seeds).for_each(|node| node.close());
     }
 
-    /// Asks the cluster anew before the next call.
+    /// Asks the cluster anew before the next call; but not all the time, while a part of it is away.
     pub(super) fn forget(&self) {
-        if self.cluster {
-            self.known.write().owners = Vec::new();
+        let mut known = self.known.write();
+        if self.cluster && known.asked.is_none_or(|asked| asked.elapsed() > ASK_AGAIN_AFTER) {
+            known.owners = Vec::new();
         }
     }
 
@@ -192,7 +196,10 @@ impl Slots {
             owners.get_mut(range)?.fill(Some(node));
         }
         let any = owners.iter().any(Option::is_some);
-        self.known.write().owners = owners;
+        let mut known = self.known.write();
+        known.owners = owners;
+        known.asked = Some(Instant::now());
+        drop(known);
         self.listening.nudge();
         any.then_some(())
     }

@@ -17,7 +17,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 
 const EVERY: Duration = Duration::from_secs(10);
 /// Long enough for one round.
-const LEASE: (&str, Duration) = ("history", Duration::from_secs(60));
+const LEASE: (&str, Duration) = ("change-log.history", Duration::from_secs(60));
 
 pub(super) struct Retention {
     task: Mutex<Option<JoinHandle<()>>>,
