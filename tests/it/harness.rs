@@ -190,6 +190,7 @@ async fn try_launch(dir: &Path, environment: &[(String, String)]) -> Result<(Chi
     command.arg("serve").arg("--data").arg(dir).current_dir(dir);
     command.env("NEXXUS_API__LISTEN", "127.0.0.1:0").env("NEXXUS_WORKERS__WEBSOCKET__PORT", "0");
     command.envs(registry_elsewhere(dir));
+    command.envs(documents_elsewhere(dir));
     command.envs(environment.iter().map(|(name, value)| (name, value)));
     let log = std::fs::File::options().create(true).append(true).open(dir.join("server.log")).expect("a log");
     command.stdin(Stdio::null()).stdout(log.try_clone().expect("a log")).stderr(log);
@@ -222,6 +223,23 @@ fn registry_elsewhere(dir: &Path) -> Vec<(&'static str, String)> {
         ("NEXXUS_REDIS__NODES", std::env::var(variable).unwrap_or_else(|_| usual.to_owned())),
         ("NEXXUS_REDIS__PREFIX", format!("it-{}", &name[name.len().saturating_sub(48)..])),
     ]
+}
+
+/// With `NEXXUS_TEST_DOCUMENTS=elasticsearch` all servers have their documents there (`tests/cluster/up elasticsearch`), each data
+/// directory in indices of its own. Backups and `doctor` are of embedded documents only.
+fn documents_elsewhere(dir: &Path) -> Vec<(&'static str, String)> {
+    if std::env::var("NEXXUS_TEST_DOCUMENTS").is_ok_and(|engine| engine == "elasticsearch") {
+        let node = std::env::var("NEXXUS_TEST_ELASTICSEARCH").unwrap_or_else(|_| "http://127.0.0.1:26041".to_owned());
+        let name: String = dir.display().to_string().bytes().map(|byte| format!("{byte:02x}")).collect();
+        let prefix = format!("it{}", &name[name.len().saturating_sub(30)..]);
+        return vec![
+            ("NEXXUS_DATABASE__ADAPTER", "elasticsearch".to_owned()),
+            ("NEXXUS_DATABASE__NODES", node),
+            ("NEXXUS_DATABASE__PREFIX", prefix),
+            ("NEXXUS_DATABASE__REPLICAS", "0".to_owned()),
+        ];
+    }
+    Vec::new()
 }
 
 async fn ready(dir: &Path, addresses: &Path) -> Option<(String, String)> {

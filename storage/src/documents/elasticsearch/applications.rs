@@ -338,6 +338,23 @@ impl Applications {
         self.change(app, change).await
     }
 
+    /// Makes a model known, with its fields: they are ready, for it has no documents. Changes nothing where it is known.
+    pub(super) async fn define_new(
+        &self,
+        app: &AppId,
+        model: &ModelName,
+        fields: &[Field],
+    ) -> Result<Arc<Application>> {
+        let change = |application: &mut Application| {
+            let is_new = application.add_model(&self.prefix, app, model);
+            if is_new {
+                application.define(model, fields, true);
+            }
+            is_new
+        };
+        self.change(app, change).await
+    }
+
     /// The applications with something to do in the background.
     pub(super) async fn pending(&self) -> Result<Vec<AppId>> {
         #[derive(Deserialize)]

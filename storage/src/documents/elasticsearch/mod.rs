@@ -248,8 +248,10 @@ impl Inner {
 
     /// Makes fields of a model ready to be written, and then known.
     async fn define(&self, app: &AppId, model: &ModelName, fields: &[Field]) -> Result<()> {
-        self.applications.load(app).await?;
-        let application = self.applications.prepare(app, std::slice::from_ref(model), &[]).await?;
+        let mut application = self.applications.load(app).await?.application;
+        if !application.models.contains_key(model) {
+            application = self.applications.define_new(app, model, fields).await?;
+        }
         self.ensure_indices(app, &application, std::slice::from_ref(model)).await?;
         let Some(known) = application.models.get(model) else { return Ok(()) };
         if !application.as_ref().clone().define(model, fields, true) {
