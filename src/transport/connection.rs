@@ -55,6 +55,10 @@ enum Mode {
     Reading,
 }
 
+/// One ride of a connection with a scan of the log. What is read for one never counts for another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ride(u64);
+
 /// What the hub, a scan of the change log and a session share of a connection.
 pub struct Connection {
     pub device: DeviceId,
@@ -76,10 +80,10 @@ struct Buffer {
     /// The transport manager knows it for every change above it.
     attached_at: Offset,
     /// A scan of the log has it: it gets frames without asking.
-    rides: bool,
-    /// The first entry that the scan had and it did not take: it was kept in `ahead`. Should it have to read the log instead, that is
-    /// where it goes on.
-    skipped: Option<Offset>,
+    ride: Option<Ride>,
+    n_rides: u64,
+    /// The last frame of this ride.
+    given: Offset,
     /// What the session takes next, in order.
     pending: Vec<Bytes>,
     /// Live frames above the stretch that is still read.
@@ -103,8 +107,7 @@ impl Buffer {
 
     fn go_live(&mut self, above: Offset) {
         self.mode = Mode::Live { above };
-        self.rides = false;
-        self.skipped = None;
+        self.ride = None;
         if !self.ahead.is_empty() {
             self.pending.append(&mut self.ahead);
             self.last_pending = self.last_ahead;
@@ -112,10 +115,22 @@ impl Buffer {
     }
 
     /// Live frames that were kept are read from the log again.
-    fn read_on(&mut self) {
+    fn drop_ahead(&mut self) {
         self.mode = Mode::Reading;
         self.bytes -= self.ahead.iter().map(Bytes::len).sum::<usize>();
         self.ahead = Vec::new();
+    }
+
+    /// The log is read on where this ride has come to, by another one: it may be past what was kept and is not there any more.
+    fn board_again(&mut self) {
+        self.drop_ahead();
+        if self.ride.take().is_some() {
+            self.read = self.read.max(self.given);
+        }
+    }
+
+    fn is_on(&self, ride: Ride) -> bool {
+        self.ride == Some(ride) && !self.gone && self.close.is_none()
     }
 
     fn forget(&mut self) {
@@ -151,8 +166,9 @@ impl Connection {
             mode: Mode::Reading,
             read: from,
             attached_at: from,
-            rides: false,
-            skipped: None,
+            ride: None,
+            n_rides: 0,
+            given: Offset::default(),
             pending: Vec::new(),
             ahead: Vec::new(),
             bytes: 0,
@@ -202,7 +218,7 @@ impl Connection {
                 buffer.last_ahead = offset;
                 return;
             }
-            Mode::Joining { .. } | Mode::Reading => buffer.read_on(),
+            Mode::Joining { .. } | Mode::Reading => buffer.board_again(),
         }
         drop(buffer);
         self.wake.notify_one();
@@ -216,7 +232,7 @@ impl Connection {
                 buffer.mode = Mode::Reading;
                 buffer.read = hub_stood_at.max(above);
             }
-            Mode::Joining { .. } => buffer.read_on(),
+            Mode::Joining { .. } => buffer.board_again(),
             Mode::Reading => {}
         }
         drop(buffer);
@@ -224,10 +240,10 @@ impl Connection {
     }
 
     /// It has read the log up to `position`, its end, and the hub covers it up to `upto`: it goes live, at once if nothing covered
-    /// is unread, else when it has read that, too.
-    pub fn join(&self, position: Offset, upto: Offset) {
+    /// is unread, else when it has read that, too. `ride`: the one that has read it; none where nothing had to be read.
+    pub fn join(&self, ride: Option<Ride>, position: Offset, upto: Offset) {
         let mut buffer = self.buffer.lock();
-        if buffer.mode != Mode::Reading || buffer.close.is_some() {
+        if buffer.ride != ride || buffer.mode != Mode::Reading || buffer.close.is_some() {
             return;
         }
         buffer.read = buffer.read.max(position);
@@ -240,68 +256,62 @@ impl Connection {
         self.wake.notify_one();
     }
 
-    /// A scan of the log takes it along. Gives from where on.
-    pub fn ride(&self) -> Offset {
+    /// It is to be read on for. Gives the ride that begins, and from where on.
+    pub fn board(&self) -> (Ride, Offset) {
         let mut buffer = self.buffer.lock();
-        buffer.rides = true;
-        buffer.read
+        if buffer.ride.is_some() {
+            buffer.board_again();
+        }
+        buffer.n_rides += 1;
+        let ride = Ride(buffer.n_rides);
+        (buffer.ride, buffer.given) = (Some(ride), Offset::default());
+        (ride, buffer.read)
+    }
+
+    /// Up to where the log was read for it; none when the ride is over.
+    pub fn read(&self, ride: Ride) -> Option<Offset> {
+        let buffer = self.buffer.lock();
+        buffer.is_on(ride).then_some(buffer.read)
     }
 
     /// A frame from the scan. It always fits: the scan waits for whoever is full, or lets it go.
-    pub fn replay(&self, offset: Offset, frame: &Bytes) {
+    pub fn replay(&self, ride: Ride, offset: Offset, frame: &Bytes) {
         let mut buffer = self.buffer.lock();
-        let is_above = match buffer.mode {
-            Mode::Live { .. } => true,
-            Mode::Joining { upto } => offset > upto,
-            Mode::Reading => false,
-        };
-        if is_above && buffer.rides && buffer.mode != Mode::Reading {
-            buffer.skipped.get_or_insert(offset);
-        }
-        let is_taken = offset <= buffer.read || offset <= buffer.last_pending || buffer.skipped.is_some();
-        if !buffer.rides || buffer.gone || is_above || is_taken || buffer.close.is_some() {
+        let is_kept = matches!(buffer.mode, Mode::Joining { upto } if offset > upto);
+        if !buffer.is_on(ride) || is_kept || offset <= buffer.read {
             return;
         }
         buffer.push(offset, frame);
+        buffer.given = offset;
         drop(buffer);
         self.wake.notify_one();
     }
 
     /// The scan has given everything up to here. Gives whether the connection rides on.
-    pub fn read_to(&self, position: Offset) -> bool {
+    pub fn read_to(&self, ride: Ride, position: Offset) -> bool {
         let mut buffer = self.buffer.lock();
-        if buffer.gone || buffer.close.is_some() {
+        if !buffer.is_on(ride) {
             return false;
         }
-        match buffer.mode {
-            Mode::Joining { upto } if position >= upto => {
-                buffer.read = buffer.read.max(position);
-                buffer.go_live(upto);
-                drop(buffer);
-                self.wake.notify_one();
-                return false;
-            }
-            // What it skipped was dropped since: the scan is past it, so it has to board again.
-            Mode::Reading if buffer.skipped.is_some() => {
-                let skipped = buffer.skipped.take().unwrap_or_default();
-                let before = Offset::new(skipped.epoch, skipped.position.saturating_sub(1));
-                buffer.read = buffer.read.max(before);
-                buffer.rides = false;
-                drop(buffer);
-                self.wake.notify_one();
-                return false;
-            }
-            _ => {}
-        }
         buffer.read = buffer.read.max(position);
-        buffer.rides
+        if let Mode::Joining { upto } = buffer.mode
+            && position >= upto
+        {
+            buffer.go_live(upto);
+            drop(buffer);
+            self.wake.notify_one();
+            return false;
+        }
+        true
     }
 
     /// What lies between cannot be read any more: it is told so, and goes on from here, in whatever epoch that is.
-    pub fn leap(&self, position: Offset, frame: Option<&Bytes>) {
+    pub fn leap(&self, ride: Ride, position: Offset, frame: Option<&Bytes>) {
         let mut buffer = self.buffer.lock();
-        buffer.read_on();
-        buffer.skipped = None;
+        if !buffer.is_on(ride) {
+            return;
+        }
+        buffer.drop_ahead();
         buffer.read = position;
         if let Some(frame) = frame {
             buffer.push(position, frame);
@@ -311,13 +321,12 @@ impl Connection {
     }
 
     /// The scan goes on without it; it comes again when it has taken what it has.
-    pub fn leave(&self) {
+    pub fn leave(&self, ride: Ride) {
         let mut buffer = self.buffer.lock();
-        buffer.rides = false;
-        buffer.skipped = None;
-        if matches!(buffer.mode, Mode::Joining { .. }) {
-            buffer.read_on();
+        if buffer.ride != Some(ride) {
+            return;
         }
+        buffer.board_again();
         drop(buffer);
         self.wake.notify_one();
     }
@@ -367,7 +376,7 @@ impl Connection {
         }
         if matches!(buffer.mode, Mode::Joining { .. }) {
             // What lies below the frames that were kept is not read for it any more.
-            buffer.read_on();
+            buffer.drop_ahead();
         }
         buffer.close.get_or_insert(close);
         drop(buffer);
@@ -427,251 +436,11 @@ impl Connection {
         match (buffer.close, buffer.mode) {
             (Some(close), _) => Next::Close(close),
             (None, Mode::Live { .. }) => Next::Nothing,
-            (None, _) if buffer.rides => Next::Nothing,
+            (None, _) if buffer.ride.is_some() => Next::Nothing,
             (None, _) => Next::CatchUp,
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn at(position: u64) -> Offset {
-        Offset::new(1, position)
-    }
-
-    fn connection(most_bytes: usize) -> Arc<Connection> {
-        Connection::new(DeviceId::parse("d").expect("an id"), None, Some("s1".into()), at(5), most_bytes)
-    }
-
-    fn live(most_bytes: usize, above: u64) -> Arc<Connection> {
-        let connection = connection(most_bytes);
-        connection.join(at(above), at(above));
-        connection
-    }
-
-    fn offer(connection: &Connection, position: u64, text: &'static str) {
-        connection.offer(at(position), &Bytes::from_static(text.as_bytes()));
-    }
-
-    fn replay(connection: &Connection, position: u64, text: &'static str) {
-        connection.replay(at(position), &Bytes::from_static(text.as_bytes()));
-    }
-
-    fn frames(texts: &[&'static str]) -> Next {
-        Next::Frames(texts.iter().map(|text| Bytes::from_static(text.as_bytes())).collect())
-    }
-
-    /// Nothing waits, and it asks to be read on for, from here.
-    fn reads_from(connection: &Connection, position: u64) {
-        assert_eq!(connection.next(), Next::CatchUp);
-        assert_eq!(connection.ride(), at(position));
-        connection.leave();
-    }
-
-    #[test]
-    fn a_connection_that_catches_up_takes_nothing_live() {
-        let connection = connection(100);
-        offer(&connection, 6, "x");
-        reads_from(&connection, 5);
-    }
-
-    #[test]
-    fn a_live_connection_takes_what_it_has_not_seen() {
-        let connection = live(100, 6);
-        offer(&connection, 6, "seen");
-        offer(&connection, 7, "new");
-        assert_eq!(connection.next(), frames(&["new"]));
-        assert_eq!(connection.next(), Next::Nothing);
-        replay(&connection, 8, "of a scan that it has left");
-        assert_eq!(connection.next(), Next::Nothing);
-    }
-
-    #[test]
-    fn one_that_rides_takes_what_the_scan_has_above_what_it_has_read() {
-        let connection = connection(100);
-        assert_eq!(connection.ride(), at(5));
-        replay(&connection, 5, "read");
-        replay(&connection, 6, "six");
-        assert!(connection.read_to(at(7)));
-        replay(&connection, 7, "a page again");
-        replay(&connection, 8, "eight");
-        assert_eq!(connection.next(), frames(&["six", "eight"]));
-        assert_eq!(connection.next(), Next::Nothing, "more comes by itself");
-        connection.leave();
-        replay(&connection, 9, "without it");
-        reads_from(&connection, 7);
-    }
-
-    #[test]
-    fn one_that_joins_keeps_what_is_above_what_it_still_reads() {
-        let connection = connection(100);
-        connection.ride();
-        replay(&connection, 6, "six");
-        connection.join(at(6), at(8));
-        for (position, text) in [(8, "read"), (9, "nine"), (10, "ten")] {
-            offer(&connection, position, text);
-        }
-        assert_eq!(connection.next(), frames(&["six"]));
-        assert_eq!(connection.next(), Next::Nothing);
-        replay(&connection, 8, "eight");
-        replay(&connection, 9, "kept already");
-        assert!(!connection.read_to(at(9)), "it is live");
-        assert_eq!(connection.next(), frames(&["eight", "nine", "ten"]));
-        assert_eq!(connection.sent(None), at(10));
-        assert_eq!(connection.next(), Next::Nothing);
-    }
-
-    #[test]
-    fn one_that_joins_reads_everything_again_that_did_not_fit_or_was_missed() {
-        for is_overflow in [true, false] {
-            let connection = connection(10);
-            connection.ride();
-            connection.join(at(6), at(8));
-            offer(&connection, 9, "123456");
-            match is_overflow {
-                true => offer(&connection, 10, "123456"),
-                false => connection.fall_back(at(9)),
-            }
-            assert!(connection.read_to(at(8)), "it rides on");
-            assert_eq!(connection.next(), Next::Nothing);
-            replay(&connection, 9, "again");
-            assert_eq!(connection.next(), frames(&["again"]));
-        }
-    }
-
-    /// The scan was past what was kept when that had to be dropped: it must not count as read.
-    #[test]
-    fn one_that_joins_reads_again_what_it_skipped_and_had_to_drop() {
-        for is_overflow in [true, false] {
-            let connection = connection(10);
-            connection.ride();
-            connection.join(at(6), at(8));
-            offer(&connection, 9, "123456");
-            replay(&connection, 8, "8");
-            replay(&connection, 9, "kept");
-            match is_overflow {
-                true => offer(&connection, 10, "123456"),
-                false => connection.fall_back(at(9)),
-            }
-            replay(&connection, 10, "ten, too early");
-            assert!(!connection.read_to(at(10)), "it has to board again");
-            assert_eq!(connection.next(), frames(&["8"]));
-            reads_from(&connection, 8);
-        }
-    }
-
-    #[test]
-    fn an_overflow_falls_back_to_the_log_behind_what_waits() {
-        let connection = live(10, 5);
-        for position in 6..9 {
-            offer(&connection, position, "123456");
-        }
-        assert_eq!(connection.next(), frames(&["123456"]));
-        reads_from(&connection, 6);
-    }
-
-    #[test]
-    fn a_missed_stretch_is_read_from_where_the_hub_stood() {
-        let connection = live(100, 5);
-        offer(&connection, 6, "six");
-        connection.fall_back(at(7));
-        assert_eq!(connection.next(), frames(&["six"]));
-        reads_from(&connection, 7);
-        let ahead = live(100, 9);
-        ahead.fall_back(at(7));
-        reads_from(&ahead, 9);
-    }
-
-    #[tokio::test]
-    async fn a_full_one_has_room_when_it_was_taken_closed_or_is_gone() {
-        let free: [fn(&Connection); 3] =
-            [|full| drop(full.next()), |full| full.close(Close::TooSlow), |full| full.end()];
-        for free in free {
-            let connection = connection(4);
-            connection.ride();
-            replay(&connection, 6, "1234");
-            assert!(connection.is_full());
-            let mut room = std::pin::pin!(connection.has_room());
-            assert!(futures_util::poll!(&mut room).is_pending());
-            free(&connection);
-            room.await;
-        }
-    }
-
-    #[test]
-    fn has_everything_only_when_it_is_live_and_nothing_waits() {
-        let connection = connection(100);
-        connection.ride();
-        assert_eq!((connection.has_all_of(at(5)), connection.sent(None)), (None, at(5)));
-        connection.join(at(5), at(7));
-        assert_eq!(connection.has_all_of(at(7)), None);
-        replay(&connection, 6, "six");
-        connection.read_to(at(7));
-        assert_eq!(
-            (connection.has_all_of(at(7)), connection.sent(Some(at(7)))),
-            (None, Offset::default()),
-            "six waits"
-        );
-        assert_eq!(connection.next(), frames(&["six"]));
-        assert_eq!((connection.has_all_of(at(7)), connection.sent(Some(at(7)))), (Some(at(7)), at(7)));
-        assert_eq!(connection.has_all_of(at(6)), Some(at(7)), "it has read more than the hub covers");
-        offer(&connection, 8, "x");
-        assert_eq!((connection.has_all_of(at(9)), connection.sent(Some(at(9)))), (None, at(6)));
-        assert_eq!(connection.next(), frames(&["x"]));
-        assert_eq!((connection.has_all_of(at(8)), connection.sent(Some(at(8)))), (Some(at(8)), at(8)));
-    }
-
-    #[test]
-    fn whoever_leaps_goes_on_in_another_epoch() {
-        let connection = connection(100);
-        connection.ride();
-        connection.join(at(6), at(8));
-        connection.leap(Offset::new(2, 0), None);
-        connection.replay(Offset::new(2, 1), &Bytes::from_static(b"new"));
-        assert_eq!(connection.next(), frames(&["new"]));
-    }
-
-    #[test]
-    fn frames_are_written_before_the_close_unless_it_is_revoked() {
-        let connection = live(100, 5);
-        offer(&connection, 6, "x");
-        connection.close(Close::GoingAway);
-        connection.close(Close::TooSlow);
-        assert_eq!(connection.next(), frames(&["x"]));
-        assert_eq!(connection.next(), Next::Close(Close::GoingAway));
-
-        let connection = live(100, 5);
-        offer(&connection, 6, "x");
-        connection.close(Close::GoingAway);
-        connection.close(Close::Revoked);
-        assert_eq!(connection.next(), Next::Close(Close::Revoked));
-    }
-
-    /// Whoever comes back goes on above the last frame it got: none may come after one that was left out.
-    #[test]
-    fn one_that_is_closed_while_it_joins_gets_nothing_above_what_it_has_read() {
-        let connection = connection(100);
-        connection.ride();
-        replay(&connection, 6, "six");
-        connection.join(at(6), at(8));
-        offer(&connection, 9, "nine");
-        connection.close(Close::GoingAway);
-        replay(&connection, 7, "seven");
-        assert!(!connection.read_to(at(9)), "it leaves the scan");
-        offer(&connection, 10, "ten");
-        assert_eq!(connection.next(), frames(&["six"]));
-        assert_eq!(connection.next(), Next::Close(Close::GoingAway));
-        connection.join(at(9), at(9));
-        assert_eq!(connection.has_all_of(at(9)), None);
-    }
-
-    #[test]
-    fn belongs_to_the_login_of_its_newest_token() {
-        let connection = connection(100);
-        assert!(connection.is_of_session("s1"));
-        connection.changes_session(Some("s2".into()));
-        assert!(connection.is_of_session("s2") && !connection.is_of_session("s1"));
-    }
-}
+mod tests;

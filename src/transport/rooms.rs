@@ -10,7 +10,7 @@ use nexxus_storage::model::{AppId, DeviceId, Offset};
 use parking_lot::Mutex;
 use tracing::debug;
 
-use super::connection::{Close, Connection};
+use super::connection::{Close, Connection, Ride};
 use crate::messages::ToDevices;
 
 /// How long nothing may come of what is in the log. The transport manager looks at its end once a second.
@@ -111,14 +111,14 @@ impl Rooms {
 
     /// Lets a connection that has read the log up to `position`, its end, go live, if live frames go on from there: the transport
     /// manager must match everything above `position` with this connection known.
-    pub fn try_join(&self, app: &AppId, connection: &Connection, position: Offset) {
+    pub fn try_join(&self, app: &AppId, connection: &Connection, ride: Option<Ride>, position: Offset) {
         let Some(room) = self.room(app) else { return };
         let state = room.state.lock();
         if let Some(upto) = state.upto
             && position >= connection.attached_at()
             && position.epoch == upto.epoch
         {
-            connection.join(position, upto);
+            connection.join(ride, position, upto);
         }
     }
 
@@ -267,14 +267,14 @@ mod tests {
     /// It asks to be read on for: from where.
     fn reads_from(connection: &Connection) -> Offset {
         assert_eq!(connection.next(), Next::CatchUp);
-        let from = connection.ride();
-        connection.leave();
+        let (ride, from) = connection.board();
+        connection.leave(ride);
         from
     }
 
     /// Whether it is live, or will be, when it has read the log up to here.
     fn joins(rooms: &Rooms, connection: &Connection, position: Offset) -> bool {
-        rooms.try_join(&app(), connection, position);
+        rooms.try_join(&app(), connection, None, position);
         connection.is_live()
     }
 
@@ -290,7 +290,8 @@ mod tests {
         assert!(joins(&rooms, &connection, at(6)));
         rooms.deliver(&stretch(7, 9, &[(9, &["d"])]));
         assert_eq!(connection.next(), Next::CatchUp, "seven is still to be read");
-        connection.read_to(at(7));
+        let (ride, _) = connection.board();
+        connection.read_to(ride, at(7));
         assert_eq!(texts(&connection), ["9"]);
 
         let other = attach(&rooms, "e", 5);

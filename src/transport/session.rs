@@ -213,7 +213,7 @@ impl Session {
         self.connection.begin(from, self.attached_at);
         if from >= self.attached_at {
             // Nothing was missed: the log need not be read.
-            self.hub.rooms.try_join(&self.app, &self.connection, from);
+            self.hub.rooms.try_join(&self.app, &self.connection, None, from);
         }
         Ok(frames)
     }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use nexxus_storage::model::{DeviceId, Entry, Event, Offset, SubscriptionId, UserId, change::UserFacts};
 use nexxus_storage::registry::records;
 
-use super::super::connection::{Close, Connection};
+use super::{super::connection::Close, passenger::Passenger};
 use crate::{
     domain::{
         Application,
@@ -27,13 +27,13 @@ pub(super) struct Lap {
     crowd: Crowd,
     riders: HashMap<DeviceId, Rider>,
     /// Those that have to take frames before more is given.
-    full: Vec<Arc<Connection>>,
+    full: Vec<Passenger>,
 }
 
 /// A device with connections on board.
 #[derive(Default)]
 struct Rider {
-    connections: Vec<Arc<Connection>>,
+    passengers: Vec<Passenger>,
     subscriptions: HashSet<SubscriptionId>,
 }
 
@@ -67,14 +67,13 @@ impl Lap {
         self.crowd.know(user, facts);
     }
 
-    pub(super) fn board(&mut self, connection: Arc<Connection>) {
-        let device = connection.device.clone();
+    pub(super) fn board(&mut self, passenger: Passenger) {
+        let device = passenger.connection.device.clone();
         self.crowd.matcher.connect(&device, HERE);
-        let connections = &mut self.riders.entry(device).or_default().connections;
-        // It may have gone live and fallen back since, without this having been noticed here.
-        if !connections.iter().any(|known| Arc::ptr_eq(known, &connection)) {
-            connections.push(connection);
-        }
+        let passengers = &mut self.riders.entry(device).or_default().passengers;
+        // An earlier ride of it is over, without this having been noticed here.
+        passengers.retain(|known| !known.is_of(&passenger.connection));
+        passengers.push(passenger);
     }
 
     /// A subscription of a device that rides; others are of no interest. `facts` of its user, where nothing is known of the user yet.
@@ -98,9 +97,15 @@ impl Lap {
         self.riders.keys().cloned().collect()
     }
 
-    /// Where the log has to be read from; none when nobody rides.
-    pub(super) fn begins_at(&self) -> Option<Offset> {
-        self.connections().map(|connection| connection.ride()).min()
+    /// Where the log has to be read from; none when nobody rides. Those that ride no more leave.
+    pub(super) fn begins_at(&mut self) -> Option<Offset> {
+        let mut begins_at: Option<Offset> = None;
+        self.remove_where(|passenger| {
+            let Some(read) = passenger.read() else { return true };
+            begins_at = Some(begins_at.map_or(read, |least| least.min(read)));
+            false
+        });
+        begins_at
     }
 
     /// Gives an entry to whom it concerns.
@@ -141,34 +146,34 @@ impl Lap {
 
     fn give_to(&mut self, device: &DeviceId, offset: Offset, frame: &Bytes) {
         let Some(rider) = self.riders.get(device) else { return };
-        for connection in &rider.connections {
-            connection.replay(offset, frame);
-            if connection.is_full() {
-                self.full.push(connection.clone());
+        for passenger in &rider.passengers {
+            passenger.replay(offset, frame);
+            if passenger.connection.is_full() {
+                self.full.push(passenger.clone());
             }
         }
     }
 
     /// Who has to take frames before more is given.
-    pub(super) fn take_full(&mut self) -> Vec<Arc<Connection>> {
+    pub(super) fn take_full(&mut self) -> Vec<Passenger> {
         std::mem::take(&mut self.full)
     }
 
     /// Goes on without a connection that has read everything up to here.
-    pub(super) fn let_go(&mut self, connection: &Arc<Connection>, position: Offset) {
-        connection.read_to(position);
-        connection.leave();
-        self.remove_where(|other| Arc::ptr_eq(other, connection));
+    pub(super) fn let_go(&mut self, passenger: &Passenger, position: Offset) {
+        passenger.read_to(position);
+        passenger.leave();
+        self.remove_where(|other| other.is_of(&passenger.connection) && other.ride == passenger.ride);
     }
 
     /// Everything up to here was given. Those that are live, or gone, leave.
     pub(super) fn read_to(&mut self, position: Offset) {
-        self.remove_where(|connection| !connection.read_to(position));
+        self.remove_where(|passenger| !passenger.read_to(position));
     }
 
     /// Tries to make everybody live. `join` does that where it can.
-    pub(super) fn join(&mut self, position: Offset, mut join: impl FnMut(&Arc<Connection>)) {
-        self.connections().for_each(&mut join);
+    pub(super) fn join(&mut self, position: Offset, join: impl FnMut(&Passenger)) {
+        self.passengers().for_each(join);
         self.read_to(position);
     }
 
@@ -179,11 +184,12 @@ impl Lap {
         let mut has_leapt = false;
         for (device, rider) in &self.riders {
             let channels = channels.remove(device).unwrap_or_default();
-            for connection in rider.connections.iter().filter(|connection| !reaches_back(connection.ride())) {
+            let is_behind = |passenger: &&Passenger| passenger.read().is_some_and(|read| !reaches_back(read));
+            for passenger in rider.passengers.iter().filter(is_behind) {
                 has_leapt = true;
                 let frame =
                     (!channels.is_empty()).then(|| frame::resync_required(&channels, None, None, Some(position)));
-                connection.leap(position, frame.as_ref());
+                passenger.leap(position, frame.as_ref());
             }
         }
         has_leapt
@@ -191,19 +197,19 @@ impl Lap {
 
     /// The application is gone, and everything in it.
     pub(super) fn revoke(&mut self) {
-        self.connections().for_each(|connection| connection.close(Close::Revoked));
+        self.passengers().for_each(|passenger| passenger.connection.close(Close::Revoked));
         self.remove_where(|_| true);
     }
 
-    fn connections(&self) -> impl Iterator<Item = &Arc<Connection>> {
-        self.riders.values().flat_map(|rider| &rider.connections)
+    fn passengers(&self) -> impl Iterator<Item = &Passenger> {
+        self.riders.values().flat_map(|rider| &rider.passengers)
     }
 
-    fn remove_where(&mut self, leaves: impl Fn(&Arc<Connection>) -> bool) {
+    fn remove_where(&mut self, mut leaves: impl FnMut(&Passenger) -> bool) {
         let crowd = &mut self.crowd;
         self.riders.retain(|device, rider| {
-            rider.connections.retain(|connection| !leaves(connection));
-            if !rider.connections.is_empty() {
+            rider.passengers.retain(|passenger| !leaves(passenger));
+            if !rider.passengers.is_empty() {
                 return true;
             }
             crowd.matcher.disconnect(device, HERE);
@@ -216,10 +222,6 @@ impl Lap {
 /// However a lap ends: whoever is still on board is told to come back.
 impl Drop for Lap {
     fn drop(&mut self) {
-        send_away(self.riders.drain().flat_map(|(_, rider)| rider.connections));
+        self.passengers().for_each(Passenger::send_away);
     }
-}
-
-pub(super) fn send_away(connections: impl Iterator<Item = Arc<Connection>>) {
-    connections.for_each(|connection| connection.close(Close::GoingAway));
 }

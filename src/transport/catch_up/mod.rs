@@ -8,6 +8,7 @@
 
 mod lap;
 mod pace;
+mod passenger;
 mod scan;
 #[cfg(test)]
 mod tests;
@@ -19,7 +20,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tracing::warn;
 
-use self::{pace::Pace, scan::Scan};
+use self::{pace::Pace, passenger::Passenger, scan::Scan};
 use super::{connection::Connection, rooms::Rooms};
 use crate::{domain::Domain, service::Failure};
 
@@ -43,7 +44,7 @@ struct Line {
 /// Where connections wait for a lap; there as long as a scan runs.
 #[derive(Default)]
 struct Platform {
-    waiting: Vec<Arc<Connection>>,
+    waiting: Vec<Passenger>,
     arrival: Arc<Notify>,
 }
 
@@ -56,16 +57,16 @@ impl CatchUp {
     /// Has the log read for a connection until it is live, or full: then it has to come again when its frames are taken.
     pub async fn board(self: &Arc<Self>, app: &AppId, connection: &Arc<Connection>) -> Result<(), Failure> {
         let marks = self.domain.backends.change_log.marks(app).await?;
-        let from = connection.ride();
+        let (passenger, from) = Passenger::begin(connection);
         let line = Line { app: app.clone(), is_far: is_far(from, marks.applied) };
         let mut platforms = self.platforms.lock();
         match platforms.get_mut(&line) {
             Some(platform) => {
-                platform.waiting.push(connection.clone());
+                platform.waiting.push(passenger);
                 platform.arrival.notify_one();
             }
             None => {
-                let platform = Platform { waiting: vec![connection.clone()], ..Platform::default() };
+                let platform = Platform { waiting: vec![passenger], ..Platform::default() };
                 let arrival = platform.arrival.clone();
                 platforms.insert(line.clone(), platform);
                 drop(platforms);
@@ -92,8 +93,8 @@ impl CatchUp {
         &self,
         line: &Line,
         may_end: bool,
-        wanted: impl FnMut(&Arc<Connection>) -> bool,
-    ) -> Option<Vec<Arc<Connection>>> {
+        wanted: impl FnMut(&Passenger) -> bool,
+    ) -> Option<Vec<Passenger>> {
         let mut platforms = self.platforms.lock();
         let platform = platforms.get_mut(line)?;
         let (taken, left) = std::mem::take(&mut platform.waiting).into_iter().partition(wanted);
@@ -119,7 +120,7 @@ impl Drop for Ending {
             return;
         }
         let platform = self.catch_up.platforms.lock().remove(&self.line);
-        lap::send_away(platform.into_iter().flat_map(|platform| platform.waiting));
+        platform.iter().flat_map(|platform| &platform.waiting).for_each(Passenger::send_away);
     }
 }
 

@@ -16,8 +16,7 @@ use nexxus_storage::{
 use tokio::sync::Notify;
 use tracing::error;
 
-use super::{CatchUp, Line, lap::Lap};
-use crate::transport::connection::Connection;
+use super::{CatchUp, Line, lap::Lap, passenger::Passenger};
 
 /// Entries that are read at once.
 const PAGE: usize = 512;
@@ -61,12 +60,12 @@ impl Scan {
     }
 
     /// Takes connections on board, with what they are subscribed to. Those for whom there is no room go back to waiting.
-    async fn board(&mut self, waiting: Vec<Arc<Connection>>) -> Result<()> {
+    async fn board(&mut self, waiting: Vec<Passenger>) -> Result<()> {
         let mut waiting = waiting.into_iter();
-        for connection in waiting.by_ref() {
-            let device = connection.device.clone();
+        for passenger in waiting.by_ref() {
+            let device = passenger.connection.device.clone();
             let is_known = self.lap.knows(&device);
-            self.lap.board(connection);
+            self.lap.board(passenger);
             if !is_known {
                 self.load(&device).await?;
             }
@@ -131,7 +130,7 @@ impl Scan {
         self.lap.read_to(page.next);
         if page.end {
             let (rooms, app) = (&self.catch_up.rooms, &self.line.app);
-            self.lap.join(page.next, |connection| rooms.try_join(app, connection, page.next));
+            self.lap.join(page.next, |one| rooms.try_join(app, &one.connection, Some(one.ride), page.next));
         }
         self.catch_up.pace.rest(begun.elapsed().saturating_sub(waited)).await;
         match page.end {
@@ -150,9 +149,9 @@ impl Scan {
         }
         let begun = Instant::now();
         let deadline = tokio::time::Instant::now() + PATIENCE;
-        for connection in &full {
-            if tokio::time::timeout_at(deadline, connection.has_room()).await.is_err() {
-                self.lap.let_go(connection, position);
+        for passenger in &full {
+            if tokio::time::timeout_at(deadline, passenger.connection.has_room()).await.is_err() {
+                self.lap.let_go(passenger, position);
             }
         }
         begun.elapsed()
@@ -164,7 +163,7 @@ impl Scan {
             return Ok(());
         }
         let position = self.position;
-        match self.catch_up.take_waiting(&self.line, false, |connection| connection.ride() >= position) {
+        match self.catch_up.take_waiting(&self.line, false, |one| one.read().is_none_or(|read| read >= position)) {
             Some(waiting) => self.board(waiting).await,
             None => Ok(()),
         }
@@ -180,12 +179,14 @@ impl Scan {
         }
     }
 
-    /// The log does not reach back any more for somebody on board. Gives whether it was for that.
+    /// The log does not reach back any more for somebody on board. Gives whether there is another place to read from now.
     async fn leap(&mut self) -> Result<bool> {
         let marks = self.catch_up.domain.backends.change_log.marks(&self.line.app).await?;
         let has_leapt = self.lap.leap(|read| marks.reach_back_to(read), marks.applied);
+        let former = self.position;
         self.begin_lap();
-        Ok(has_leapt)
+        // Whoever it was for may have gone meanwhile.
+        Ok(has_leapt || self.lap.is_empty() || self.position != former)
     }
 
     /// Takes in everything that was written to the registry before this call.

@@ -217,3 +217,21 @@ async fn a_scan_ends_when_nobody_is_left() {
     connection.end();
     scene.has_ended().await;
 }
+
+/// Whoever goes before its lap begins has no place in the log: the others must not be led to one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_goes_before_the_lap_begins_costs_the_others_nothing() {
+    let scene = Scene::open(json!({ "rules": { "note": { "read": "public" } } })).await;
+    scene.subscribe("d", None, None, Offset::new(1, 0)).await;
+    let from = scene.create("n1", "a", None).await;
+    for _ in 0..50 {
+        let gone = scene.connect("d", from, 1_000);
+        let stays = scene.connect("d", Offset::new(1, 0), 1_000);
+        let boarding = scene.catch_up.board(scene.app.id(), &gone);
+        gone.end();
+        boarding.await.expect("boards");
+        assert_eq!(scene.hears(&stays, 1).await, ["n1"]);
+        stays.end();
+        scene.has_ended().await;
+    }
+}
