@@ -9,7 +9,8 @@ use crate::{
     embedded::Engine,
     journal::{Kind, Record, doctor::Patient},
     model::{AppId, Event},
-    registry::{Expect, Key, Kind as RecordKind, Write, records::Application, sled::doctor::keys_written},
+    registry::sled::doctor::keys_written,
+    registry::{Expect, Key, Kind as RecordKind, Write, records::Application},
 };
 
 /// What is to be done about an application that nothing defines.
