@@ -36,7 +36,9 @@ async fn end_of(server: &mut Server) -> Option<i32> {
 /// Writes, one after the other, until one is not accepted: what was, and what was said of the last one, if anything was.
 async fn write_until_it_fails(user: &User) -> (Vec<(String, String)>, Option<(StatusCode, Option<String>, Value)>) {
     let mut accepted = Vec::new();
+    let deadline = Instant::now() + PATIENCE;
     loop {
+        assert!(Instant::now() < deadline, "nothing fails");
         let request = user.request(Method::POST, "/model/note").json(&json!({ "text": "x" }));
         let Ok(response) = request.send().await else { return (accepted, None) };
         let status = response.status();
