@@ -35,7 +35,7 @@ fn task() -> ModelName {
 fn entry(position: u64) -> LogEntry {
     let now = Timestamp::now();
     let fields = json!({
-        "title": format!("task number {position} with some words"), "priority": position % 100, "done": position % 3 == 0,
+        "title": format!("task number {position} with some words"), "priority": position % 100, "done": position.is_multiple_of(3),
         "tags": ["a", format!("t{}", position % 50)], "notes": "some more text that nobody filters by",
     });
     let document = Document {
