@@ -21,6 +21,8 @@ use super::{PATIENCE, Shared};
 
 /// How often the subscriptions are looked at when nothing seems to have happened.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often connections that only listen are asked whether they are open: nobody would miss what they do not tell.
+const PING_EVERY: Duration = Duration::from_secs(5);
 /// Channels that are subscribed to at a time.
 const AT_A_TIME: usize = 32;
 
@@ -107,11 +109,16 @@ impl Listening {
 
 /// Keeps the subscriptions where they belong, until nobody needs the connections any more.
 pub(super) async fn keep(shared: Weak<Shared>) {
+    let mut ping_at = Instant::now() + PING_EVERY;
     loop {
         let Some(now) = shared.upgrade() else { return };
         let listening = now.listening.clone();
         if listening.ended.load(Ordering::Acquire) {
             return;
+        }
+        if Instant::now() >= ping_at {
+            now.slots.ping_channels(Instant::now() + PATIENCE / 2).await;
+            ping_at = Instant::now() + PING_EVERY;
         }
         let abandoned = std::mem::take(&mut *listening.abandoned.lock());
         for (name, channel) in abandoned {

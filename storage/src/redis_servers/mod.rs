@@ -27,6 +27,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::try_join_all;
 use redis::{Cmd, ErrorKind as Kind, RedisError, ServerErrorKind};
 use tokio::time::Instant;
 use tracing::warn;
@@ -66,6 +67,7 @@ struct Shared {
     listening: Arc<Listening>,
     /// Calls that were sent, each one round trip.
     calls: AtomicU64,
+    may_lose: bool,
 }
 
 /// Whether a call may be sent again when nobody knows if it took effect.
@@ -89,7 +91,8 @@ impl Redis {
         let listening = Listening::new();
         let slots = Slots::new(settings, listening.clone())?;
         let keys = Keys::new(&settings.prefix)?;
-        let redis = Self { shared: Arc::new(Shared { keys, slots, listening, calls: AtomicU64::new(0) }) };
+        let (calls, may_lose) = (AtomicU64::new(0), settings.may_lose);
+        let redis = Self { shared: Arc::new(Shared { keys, slots, listening, calls, may_lose }) };
         let until = Instant::now() + patience;
         let mut told = false;
         loop {
@@ -115,6 +118,29 @@ impl Redis {
     /// Whether several servers share the keys.
     pub(crate) fn is_cluster(&self) -> bool {
         self.shared.slots.is_cluster()
+    }
+
+    /// Whether servers may come back without the last of what they confirmed.
+    pub(crate) fn may_forget(&self) -> bool {
+        self.shared.may_lose || self.is_cluster()
+    }
+
+    /// Why the servers cannot be used now, if they cannot: the first one that does not answer.
+    pub(crate) async fn ailment(&self, patience: Duration) -> Option<String> {
+        let asking = async {
+            let deadline = Instant::now() + patience;
+            let masters = self.shared.slots.masters(deadline).await?;
+            try_join_all(masters.iter().map(|node| async move {
+                match node.send(&redis::cmd("PING"), false, deadline).await {
+                    Outcome::Answer(_) => Ok(()),
+                    Outcome::Refused(error) | Outcome::NotSent(error) | Outcome::Unknown(error) => {
+                        Err(fault("look at redis", node.address(), &error))
+                    }
+                }
+            }))
+            .await
+        };
+        asking.await.err().map(|error: Error| error.message)
     }
 
     /// How many calls were sent so far.

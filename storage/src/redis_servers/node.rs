@@ -104,6 +104,13 @@ impl Node {
         self.about_channel("SUNSUBSCRIBE", channel, deadline).await
     }
 
+    /// A connection that does not answer is closed, and what it told of is listened to anew.
+    pub(super) async fn ping_channels(&self, deadline: Instant) {
+        if self.listens_by().is_some() {
+            drop(self.channels.send(&redis::cmd("PING"), false, deadline).await);
+        }
+    }
+
     async fn about_channel(&self, what: &str, channel: &str, deadline: Instant) -> Result<u64, RedisError> {
         let mut command = redis::cmd(what);
         command.arg(channel);

@@ -4,9 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use serde_json::{Value, json};
-use tokio::time::timeout;
 
-use super::{Arguments, Effect, Redis};
+use super::Redis;
 use crate::{
     ChangeLog, Registry, Result,
     changelog::redis::{History, RedisChangeLog},
@@ -47,14 +46,7 @@ impl Shared for OnRedis {
     }
 
     async fn ailment(&self) -> Option<String> {
-        let key = self.redis.keys().of_all("format");
-        let none = Arguments::default();
-        let asking = self.redis.command("look at redis", Effect::Repeatable, "EXISTS", &key, &none);
-        match timeout(AILS_AFTER, asking).await {
-            Ok(Ok(_)) => None,
-            Ok(Err(error)) => Some(error.to_string()),
-            Err(_) => Some(format!("redis does not answer for {} s", AILS_AFTER.as_secs())),
-        }
+        self.redis.ailment(AILS_AFTER).await
     }
 
     fn statistics(&self) -> (&'static str, Value) {

@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use futures_util::future::join_all;
 use parking_lot::RwLock;
 use redis::{
     Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion, RedisError, TlsCertificates, Value,
@@ -138,6 +139,12 @@ impl Slots {
             }
         }
         Ok(masters)
+    }
+
+    /// Finds out which connections for channels are gone without a word.
+    pub(super) async fn ping_channels(&self, deadline: Instant) {
+        let nodes: Vec<Arc<Node>> = self.known.read().nodes.values().cloned().collect();
+        join_all(nodes.iter().map(|node| node.ping_channels(deadline))).await;
     }
 
     /// Where a call has to go after `MOVED` or `ASK`, and whether it has to ask there.

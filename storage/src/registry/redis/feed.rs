@@ -3,7 +3,10 @@
 
 use std::{
     collections::HashSet,
-    sync::{Arc, Weak},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -31,6 +34,22 @@ pub(super) struct Bells(Mutex<Vec<Weak<Bell>>>);
 struct Bell {
     kinds: Vec<Kind>,
     rung: Notify,
+    /// A part may have lost the last of what it told, and told other things under the same revisions since.
+    is_doubtful: AtomicBool,
+}
+
+/// What one part rings.
+pub(super) struct PartListener {
+    bells: Arc<Bells>,
+    /// Its server may forget what it confirmed: a replica that takes over, or a file that is synced now and then.
+    may_forget: bool,
+    was_heard: AtomicBool,
+}
+
+impl PartListener {
+    pub(super) fn new(bells: Arc<Bells>, may_forget: bool) -> Self {
+        Self { bells, may_forget, was_heard: AtomicBool::new(false) }
+    }
 }
 
 impl Bells {
@@ -46,14 +65,21 @@ impl Bells {
     }
 }
 
-impl Listener for Bells {
+impl Listener for PartListener {
     fn heard(&self, message: &[u8]) {
         let told: Vec<&[u8]> = message.split(|byte| *byte == b' ').collect();
-        self.ring(|bell| bell.kinds.iter().any(|kind| told.contains(&kind.name().as_bytes())));
+        self.bells.ring(|bell| bell.kinds.iter().any(|kind| told.contains(&kind.name().as_bytes())));
     }
 
+    /// The first time only says that the part is listened to.
     fn missed(&self) {
-        self.ring(|_| true);
+        let again = self.was_heard.swap(true, Ordering::AcqRel);
+        self.bells.ring(|bell| {
+            if again && self.may_forget {
+                bell.is_doubtful.store(true, Ordering::Release);
+            }
+            true
+        });
     }
 }
 
@@ -79,7 +105,7 @@ impl RedisFeed {
         let mut distinct: Vec<Kind> = kinds.to_vec();
         distinct.sort_unstable();
         distinct.dedup();
-        let bell = Arc::new(Bell { kinds: distinct, rung: Notify::new() });
+        let bell = Arc::new(Bell { kinds: distinct, rung: Notify::new(), is_doubtful: AtomicBool::new(false) });
         bells.add(&bell);
         let now = (0..parts.count).map(|part| {
             let parts = parts.clone();
@@ -94,7 +120,11 @@ impl RedisFeed {
 
     /// Takes in what these parts tell: all at the same time, and as a whole or not at all.
     async fn fetch(&mut self, parts: impl Iterator<Item = u16>) -> Result<()> {
+        let is_doubtful = self.bell.is_doubtful.load(Ordering::Acquire);
         let told = try_join_all(parts.map(|part| self.ask(part, self.read[usize::from(part)]))).await?;
+        if is_doubtful && self.bell.is_doubtful.swap(false, Ordering::AcqRel) {
+            self.fetched = vec![News::Reload];
+        }
         for told in told {
             self.read[usize::from(told.part)] = told.revision;
             if told.missed {

@@ -23,7 +23,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use self::{
-    feed::{Bells, RedisFeed},
+    feed::{Bells, PartListener, RedisFeed},
     life::Life,
 };
 use super::{Expect, Feed, Key, Kind, Record, Registry, Write, check_call};
@@ -95,7 +95,8 @@ impl RedisRegistry {
         let parts = Arc::new(Parts { redis, count });
         let bells = Arc::new(Bells::default());
         for part in 0..count {
-            parts.redis.listen(parts.redis.keys().of_part(part, "news"), bells.clone());
+            let listener = PartListener::new(bells.clone(), parts.redis.may_forget());
+            parts.redis.listen(parts.redis.keys().of_part(part, "news"), Arc::new(listener));
         }
         let life = Life::begin(parts.clone(), lease).await?;
         Ok(Self { parts, life, bells })

@@ -226,3 +226,25 @@ async fn records_stand_as_the_head_of_the_file_says() {
     let found = registry.parts.redis.command("test", Effect::Repeatable, "HGET", &key, &arguments).await.unwrap();
     assert_eq!(found.text().unwrap(), "1  a value");
 }
+
+/// A server that comes back without the last it confirmed, and is written to before the reader looks: revisions alone do not show it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_feed_of_a_server_that_may_forget_reloads_after_the_connection_was_lost() {
+    let server = Server::with(&["--appendonly", "no"]).await;
+    let settings = RedisSettings { may_lose: true, ..server.settings() };
+    let (registry, other) = (process(&settings).await, connect(&settings).await);
+    let mut feed = registry.feed(&[Kind::User]).await.expect("a feed");
+    registry.write(vec![put(Kind::User, "a", "1"), put(Kind::User, "b", "1")]).await.expect("write");
+    assert_eq!(feed.read().await.expect("read").len(), 2);
+    tell(&other, "FLUSHALL SYNC").await;
+    for round in 0..5 {
+        registry.write(vec![put(Kind::User, "b", round.to_string())]).await.expect("write");
+    }
+    let mut told = Vec::new();
+    until("a reload", async || {
+        tell(&other, "CLIENT KILL TYPE pubsub").await;
+        told.extend(feed.read().await.expect("read"));
+        told.contains(&News::Reload)
+    })
+    .await;
+}
