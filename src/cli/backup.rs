@@ -1,7 +1,6 @@
 //! `nexxus backup` and `nexxus restore`: all of a server as one file, and a data directory from it.
 
 use std::{
-    fs::File,
     io::Write as _,
     path::{Path, PathBuf},
     sync::Arc,
@@ -10,7 +9,7 @@ use std::{
 use clap::Args;
 use futures_util::StreamExt as _;
 use indicatif::ProgressBar;
-use nexxus_storage::backup::{self, Gauge, Manifest};
+use nexxus_storage::backup::{self, Draft, Gauge, Manifest};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -77,7 +76,7 @@ impl Backup {
 }
 
 /// Receives a backup into a file. Gives the bytes of its parts.
-async fn receive(client: &Client, mut out: File) -> Result<u64, Exit> {
+async fn receive(client: &Client, mut out: Draft) -> Result<u64, Exit> {
     let response = client.send(client.request(Method::POST, &["admin", "backup"])?).await?;
     if !response.status().is_success() {
         body_of(response).await?;

@@ -12,6 +12,7 @@
 mod container;
 mod gauge;
 mod manifest;
+mod pace;
 pub(crate) mod restore;
 pub(crate) mod take;
 #[cfg(test)]
@@ -24,13 +25,17 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use self::container::{Piece, Reader};
 pub use self::{
     container::FORMAT,
     gauge::Gauge,
     manifest::{Application, Manifest, Part},
+    pace::Draft,
     restore::{Restored, restore},
     take::{About, Snapshot},
+};
+use self::{
+    container::{Piece, Reader},
+    pace::Pace,
 };
 use crate::{Error, Result};
 
@@ -63,23 +68,28 @@ pub fn part_of(path: &Path) -> PathBuf {
 }
 
 /// A new file for a backup, at [`part_of`]; only its owner may read it: it holds the secrets of the installation.
-pub fn create(path: &Path) -> Result<File> {
+pub fn create(path: &Path) -> Result<Draft> {
     let part = part_of(path);
     let failed = |error| Error::io("write backup", part.display().to_string(), error);
     match fs::remove_file(&part) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
         _ => {}
     }
-    fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&part).map_err(failed)
+    let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&part).map_err(failed)?;
+    Ok(Draft::new(file))
 }
 
 /// Makes what was written durable, reads it back, and gives it its name when it is whole: what was there under the name stays until
-/// then. Blocking.
+/// then. Works a part of the time only: the server comes first. Blocking.
 pub fn complete(path: &Path, told: &mut dyn FnMut(u64)) -> Result<Manifest> {
     let part = part_of(path);
     let failed = |error| Error::io("write backup", part.display().to_string(), error);
     File::open(&part).and_then(|file| file.sync_all()).map_err(failed)?;
-    let manifest = verify(&part, told)?;
+    let mut pace = Pace::begin();
+    let manifest = verify(&part, &mut |n_bytes| {
+        told(n_bytes);
+        pace.rest();
+    })?;
     fs::rename(&part, path).map_err(failed)?;
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed)?;

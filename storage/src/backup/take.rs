@@ -13,6 +13,7 @@ use tracing::{info, warn};
 use super::{
     container::Writer,
     manifest::{Application, Manifest, Part},
+    pace::Pace,
 };
 use crate::{
     ChangeLog as _, Error, ErrorKind, Result,
@@ -186,7 +187,7 @@ impl Snapshot {
         &self.manifest
     }
 
-    /// Writes the backup on a thread of its own, of low priority: the server comes first.
+    /// Writes the backup on a thread of its own, of low priority and at a gentle pace: the server comes first.
     pub async fn write_aside(self, out: impl Write + Send + 'static) -> Result<Manifest> {
         let (done, outcome) = tokio::sync::oneshot::channel();
         let write = move || {
@@ -194,8 +195,9 @@ impl Snapshot {
             if let Err(error) = rustix::process::setpriority_process(None, NICE) {
                 warn!(%error, "a backup runs at normal priority");
             }
+            let mut pace = Pace::begin();
             // Nobody may wait for it any more.
-            let _unheard = done.send(self.write(out, &mut |_| {}));
+            let _unheard = done.send(self.write(out, &mut |_| pace.rest()));
         };
         let thread = std::thread::Builder::new().name("backup".to_owned()).spawn(write);
         thread.map_err(|error| Error::io("back up", "its thread", error))?;
