@@ -36,6 +36,8 @@ impl Server {
             .args(["serve", "--data"])
             .arg(&dir)
             .current_dir(&dir)
+            // It would be taken for a setting.
+            .env_remove("NEXXUS_LOAD_CORE")
             .env("NEXXUS_API__LISTEN", "127.0.0.1:0")
             .env("NEXXUS_WORKERS__WEBSOCKET__PORT", "0")
             .envs([

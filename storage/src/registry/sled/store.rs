@@ -359,7 +359,7 @@ mod tests {
     #[test]
     fn readers_never_see_a_value_half_replaced() {
         let dir = tempfile::tempdir().unwrap();
-        let store = reopened(dir.path());
+        let store = SledStore::open(dir.path()).unwrap();
         store.put(Kind::User, b"a", &vec![0; PIECE_BYTES * 3]).unwrap();
         std::thread::scope(|scope| {
             let writer = scope.spawn(|| {
