@@ -53,6 +53,27 @@ async fn from_nowhere_is_refused_and_from_a_change_goes_on_after_it() {
 }
 
 #[tokio::test]
+async fn from_another_application_is_never_taken_for_a_place_in_this_one() {
+    let server = Server::start().await;
+    let mut seen = Vec::new();
+    for (app, user) in [("notes", "anna"), ("others", "ben")] {
+        let user = server.app(app, schema(), json!({})).await.user(user).await;
+        user.register_device("phone", json!(600)).await;
+        let mut phone = user.connect("phone", None).await;
+        phone.subscribe(json!({ "model": "note" })).await;
+        user.create("note", json!({ "text": "1" })).await;
+        seen.push((text(&phone.next().await["offset"]), user));
+        seen.last().expect("one").1.create("note", json!({ "text": "2" })).await;
+        phone.next().await;
+    }
+    seen.sort_by(|one, other| one.0.cmp(&other.0));
+    let [(earlier, of_earlier), (later, of_later)] = &seen[..] else { panic!("two") };
+    assert_eq!(opening(of_earlier, later).await.problem(400), "invalid-offset");
+    let mut phone = of_later.connect("phone", Some(earlier)).await;
+    assert_eq!(phone.next().await["event"], "resync_required");
+}
+
+#[tokio::test]
 async fn who_was_away_longer_than_the_history_reaches_is_told_to_ask_anew() {
     let settings = [
         ("DATA__SEGMENT_BYTES", "1MiB"),

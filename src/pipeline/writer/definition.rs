@@ -66,10 +66,12 @@ impl Lane {
         }
     }
 
-    /// An application that is made again begins a new epoch: offsets of its former life name nothing any more.
+    /// An application begins with an epoch of its own: offsets of others name nothing in it. One that is made again begins a new
+    /// one: offsets of its former life name nothing any more.
     async fn begin_log(&mut self) -> Result<()> {
-        if self.tail.is_some_and(|tail| tail != nexxus_storage::model::Offset::default()) {
-            self.tail = Some(self.domain.backends.change_log.begin_epoch(&self.app).await?);
+        let is_reborn = self.tail.is_some_and(|tail| tail != nexxus_storage::model::Offset::default());
+        self.tail = Some(self.domain.backends.change_log.begin_epoch(&self.app).await?);
+        if is_reborn {
             self.reborn = Some(self.now());
         }
         Ok(())

@@ -37,7 +37,7 @@ const OF_THE_DISK: &str = "lost+found";
 #[derive(Debug, Clone, PartialEq)]
 pub struct Restored {
     pub manifest: Manifest,
-    /// The epoch that every log begins.
+    /// Every log begins an epoch after this one.
     pub epoch: u32,
     /// Commands that were accepted and wait to be decided.
     pub waiting: u64,

@@ -99,8 +99,9 @@ pub trait ChangeLog: Send + Sync {
     /// Every application that has a log.
     async fn applications(&self) -> Result<Vec<AppId>>;
 
-    /// Begins a new epoch: what was held is gone, devices get `resync_required`. Used when an application is made again or
-    /// entries that were once shown may be lost.
+    /// Begins a new epoch: what was held is gone, devices get `resync_required`. Used when an application is made, also again, or
+    /// entries that were once shown may be lost. It is later than the one before, and at least
+    /// [`Offset::first_epoch_of`] the application.
     async fn begin_epoch(&self, app: &AppId) -> Result<Offset>;
 }
 

@@ -59,6 +59,7 @@ macro_rules! change_log_conformance {
             the_applications_are_listed,
             a_new_epoch_forgets_what_was,
             a_new_epoch_survives_a_crash,
+            epochs_of_other_applications_are_others,
             a_long_history_can_be_read_back,
         }
     };
@@ -536,7 +537,7 @@ pub async fn a_new_epoch_forgets_what_was(subject: impl Subject) {
     let log = subject.change_log();
     let old = append_and_apply(&*log, &tasks(), 1..=5).await;
     let begin = log.begin_epoch(&tasks()).await.expect("begin");
-    assert_eq!(begin, Offset::new(2, 0));
+    assert_eq!(begin, Offset::new(Offset::first_epoch_of(&tasks()), 0));
     let marks = Marks { head: begin, applied: begin, told: begin, trimmed: begin };
     assert_eq!(log.marks(&tasks()).await.expect("marks"), marks);
     expect_kind(log.read(&tasks(), at(3), 10).await, ErrorKind::Gone, "the old epoch");
@@ -563,7 +564,14 @@ pub async fn a_new_epoch_survives_a_crash(mut subject: impl Subject) {
     subject.crash().await;
     let log = subject.change_log();
     assert_eq!(log.read(&tasks(), begin, 10).await.expect("read").entries, logged);
-    assert_eq!(log.begin_epoch(&tasks()).await.expect("begin"), Offset::new(3, 0));
+    assert_eq!(log.begin_epoch(&tasks()).await.expect("begin"), Offset::new(begin.epoch + 1, 0));
+}
+
+pub async fn epochs_of_other_applications_are_others(subject: impl Subject) {
+    let log = subject.change_log();
+    let begun = [log.begin_epoch(&app("a")).await.expect("begin"), log.begin_epoch(&app("b")).await.expect("begin")];
+    assert_ne!(begun[0].epoch, begun[1].epoch);
+    expect_kind(log.read(&app("a"), begun[1], 10).await, ErrorKind::Gone, "an offset of another application");
 }
 
 pub async fn a_long_history_can_be_read_back(mut subject: impl Subject) {

@@ -3,6 +3,7 @@
 use std::{borrow::Borrow, fmt, str::FromStr, sync::Arc};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+use sha2::{Digest as _, Sha256};
 use ulid::Ulid;
 
 /// Why a text is no id.
@@ -198,6 +199,13 @@ impl Offset {
     #[must_use]
     pub fn next(self) -> Self {
         Self { position: self.position + 1, ..self }
+    }
+
+    /// Where the epochs of an application begin to count, 1 to 2²⁰: scattered by its id, so that an offset of another application
+    /// is as good as never one of its epoch.
+    pub fn first_epoch_of(app: &AppId) -> u32 {
+        let hash = Sha256::digest(app.as_str());
+        1 + (u32::from_be_bytes([hash[0], hash[1], hash[2], hash[3]]) >> 12)
     }
 }
 

@@ -44,10 +44,11 @@ pub(crate) fn heads_in(payload: &[u8]) -> Result<Vec<(AppId, Offset)>> {
     Ok(states.into_iter().map(|(app, state)| (app, Offset::new(state.epoch, state.head))).collect())
 }
 
-/// A record of kind `LogState` with which logs begin an epoch: what stands before it is not held any more, nor what follows of an
-/// earlier epoch.
-pub(crate) fn beginning(apps: &[AppId], epoch: u32) -> Result<Vec<u8>> {
-    state::encode(apps.iter().map(|app| (app, State { epoch, ..State::default() })))
+/// A record of kind `LogState` with which logs begin an epoch that is later than this one: what stands before it is not held any
+/// more, nor what follows of an earlier epoch.
+pub(crate) fn beginning(apps: &[AppId], after: u32) -> Result<Vec<u8>> {
+    let epoch_of = |app| after.saturating_add(Offset::first_epoch_of(app));
+    state::encode(apps.iter().map(|app| (app, State { epoch: epoch_of(app), ..State::default() })))
 }
 
 /// Memory for the newest entries, in bytes, about.
@@ -242,7 +243,17 @@ impl Shared {
     }
 
     fn log_or_new(&self, app: &AppId) -> Arc<Log> {
-        self.log_or(app, self.least_epoch)
+        self.log_or(app, self.epoch_before(app))
+    }
+
+    /// The epoch of a log in which nothing was logged yet: 0, unless offsets of its former life may be known.
+    fn epoch_before(&self, app: &AppId) -> u32 {
+        if self.least_epoch == 0 { 0 } else { self.least_epoch_of(app) }
+    }
+
+    /// The least epoch that a log may begin.
+    fn least_epoch_of(&self, app: &AppId) -> u32 {
+        self.least_epoch.saturating_add(Offset::first_epoch_of(app))
     }
 
     fn log_or(&self, app: &AppId, epoch: u32) -> Arc<Log> {
@@ -293,7 +304,7 @@ impl Shared {
     }
 
     async fn page(self: &Arc<Self>, app: &AppId, since: Offset, limit: usize, sight: Sight) -> Result<Page> {
-        let Some(log) = self.log(app) else { return Log::new(app.clone(), self.least_epoch).empty_page(since) };
+        let Some(log) = self.log(app) else { return Log::new(app.clone(), self.epoch_before(app)).empty_page(since) };
         match log.plan(since, sight, limit, self.journal.durable_upto())? {
             Plan::Page(page) => Ok(page),
             Plan::Disk { since, upto } => {
@@ -370,7 +381,7 @@ impl Shared {
 impl ChangeLog for EmbeddedChangeLog {
     async fn marks(&self, app: &AppId) -> Result<Marks> {
         let durable = self.shared.journal.durable_upto();
-        let begin = Offset::new(self.shared.least_epoch, 0);
+        let begin = Offset::new(self.shared.epoch_before(app), 0);
         let none = Marks { head: begin, applied: begin, told: begin, trimmed: begin };
         Ok(self.shared.log(app).map_or(none, |log| log.marks(durable)))
     }
@@ -459,7 +470,7 @@ impl ChangeLog for EmbeddedChangeLog {
 
     async fn begin_epoch(&self, app: &AppId) -> Result<Offset> {
         let log = self.shared.log_or_new(app);
-        let (begin, sequence) = log.begin_epoch(self.shared.least_epoch, |state| {
+        let (begin, sequence) = log.begin_epoch(self.shared.least_epoch_of(app), |state| {
             let payload = state::encode([(app, state)].into_iter())?;
             let appended = self.shared.journal.append(vec![(Kind::LogState, payload)])?;
             appended

@@ -274,7 +274,8 @@ impl World {
             Step::BeginEpoch { app: index } => {
                 let model = &mut self.models[index];
                 model.trim(model.head);
-                *model = Model { epoch: model.epoch + 1, lost: std::mem::take(&mut model.lost), ..Model::default() };
+                let epoch = Offset::first_epoch_of(&app(index)).max(model.epoch + 1);
+                *model = Model { epoch, lost: std::mem::take(&mut model.lost), ..Model::default() };
                 assert_eq!(log.begin_epoch(&app(index)).await.expect("begin"), model.at(0));
             }
             Step::Reopen => {

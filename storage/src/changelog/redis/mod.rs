@@ -302,7 +302,7 @@ impl ChangeLog for RedisChangeLog {
         self.logs.list(app).await?;
         let keys = self.logs.keys(app);
         let mut arguments = Arguments::default();
-        arguments.text(&keys.news);
+        arguments.text(&keys.news).number(Offset::first_epoch_of(app));
         let touched = [&*keys.marks, &keys.log, &keys.changes, &keys.ages];
         let epoch = self.logs.redis.run("begin epoch", &BEGIN, &touched, &arguments).await?.number()?;
         Ok(Offset::new(epoch as u32, 0))

@@ -42,7 +42,7 @@ pub struct Repaired {
     pub applications: Vec<AppId>,
     /// Applications that have changes, and that nothing defines any more.
     pub undefined: Vec<AppId>,
-    /// The epoch that the logs of the affected applications begin.
+    /// The logs of the affected applications begin epochs after this one.
     pub epoch: Option<u32>,
     /// The directory as it was found.
     pub found: Report,
