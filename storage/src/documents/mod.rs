@@ -1,7 +1,10 @@
 //! The seam that holds the documents: by key, and by filter.
 
+use std::fmt::{self, Write as _};
+
 use async_trait::async_trait;
 use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 
 use crate::{
     Result,
@@ -51,6 +54,25 @@ pub struct Query {
     pub text: Option<String>,
     /// The answer reflects at least this offset, which is applied: whoever asks has waited for that.
     pub at_least: Option<Offset>,
+}
+
+impl Query {
+    /// Names everything that decides which documents come in which order: a cursor is of one such query.
+    pub(crate) fn fingerprint(&self) -> [u8; 8] {
+        struct Digest(Sha256);
+        impl fmt::Write for Digest {
+            fn write_str(&mut self, text: &str) -> fmt::Result {
+                self.0.update(text);
+                Ok(())
+            }
+        }
+        let mut digest = Digest(Sha256::new());
+        let written =
+            write!(digest, "{}/{}/{:?}/{:?}/{:?}", self.app, self.model, self.condition, self.sort, self.text);
+        debug_assert!(written.is_ok(), "a digest takes every text");
+        let digest = digest.0.finalize();
+        std::array::from_fn(|index| digest[index])
+    }
 }
 
 /// One key of an order. Documents without the field come last in both directions; ties go by id, ascending.

@@ -4,10 +4,7 @@
 //! The text is base64url of `format: u8 = 1 | query: [u8; 8] | values | id`. A value is a tag (0 missing, 1 integer, 2 text), then
 //! 8 bytes, or a length as `u32` and the text; the id is a text without a tag. Numbers are little-endian.
 
-use std::fmt::{self, Write as _};
-
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use sha2::{Digest as _, Sha256};
 
 use super::{sort::Position, value::IndexValue};
 use crate::{Error, ErrorKind, Result, documents::Query};
@@ -19,7 +16,7 @@ type QueryHash = [u8; 8];
 /// Writes where a query goes on after a position.
 pub(super) fn encode(query: &Query, position: &Position) -> String {
     let mut bytes = vec![FORMAT];
-    bytes.extend(hash(query));
+    bytes.extend(query.fingerprint());
     for value in &position.values {
         match value {
             None => bytes.push(0),
@@ -43,27 +40,10 @@ pub(super) fn decode(query: &Query, n_values: usize, cursor: &str) -> Result<Pos
     let bytes = URL_SAFE_NO_PAD.decode(cursor).map_err(|_| invalid("the cursor cannot be read"))?;
     let mut reader = Reader { rest: &bytes };
     let head = reader.head().ok_or_else(|| invalid("the cursor cannot be read"))?;
-    if head != hash(query) {
+    if head != query.fingerprint() {
         return Err(invalid("the cursor is of another query"));
     }
     reader.position(n_values).ok_or_else(|| invalid("the cursor cannot be read"))
-}
-
-/// Of everything that decides which documents come in which order.
-fn hash(query: &Query) -> QueryHash {
-    struct Digest(Sha256);
-    impl fmt::Write for Digest {
-        fn write_str(&mut self, text: &str) -> fmt::Result {
-            self.0.update(text);
-            Ok(())
-        }
-    }
-    let mut digest = Digest(Sha256::new());
-    let written =
-        write!(digest, "{}/{}/{:?}/{:?}/{:?}", query.app, query.model, query.condition, query.sort, query.text);
-    debug_assert!(written.is_ok(), "a digest takes every text");
-    let digest = digest.0.finalize();
-    std::array::from_fn(|index| digest[index])
 }
 
 fn put_text(bytes: &mut Vec<u8>, text: &str) {
