@@ -265,6 +265,8 @@ impl Server {
             setting("data.dir", &directory.path().display().to_string()),
             setting("api.listen", "127.0.0.1:0"),
             setting("workers.websocket.port", "0"),
+            // However full the disk of temporary files is: these are gone in a minute.
+            setting("data.reserve", "0"),
         ];
         let (config, layers) = Config::load(&Sources { flags, ..Sources::default() })?;
         let node = Node::start(Running::begin(config, layers)).await?;

@@ -44,6 +44,8 @@ impl Server {
                 ("NEXXUS_LIMITS__ENABLED", "false"),
                 ("NEXXUS_LOG__LEVEL", "warn"),
                 ("NEXXUS_DEVICES__KEEP_FOR", "1h"),
+                // However full the disk is, the work is the same.
+                ("NEXXUS_DATA__RESERVE", "0"),
             ])
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a log"))

@@ -17,13 +17,16 @@ use crate::{Error, ErrorKind, Result};
 const LEAST_RESERVE: u64 = 512 << 20;
 /// … as long as it is no larger part of the disk than this.
 const MOST_OF_A_SMALL_DISK: u64 = 2;
+/// The most that it stands for: what the server needs to finish what it accepted does not grow with the disk, and a large one that
+/// others have nearly filled should not keep it from writing.
+const MOST_RESERVE: u64 = 4 << 30;
 /// So much of a bound has to be free above it before what it stopped goes on.
 const CLEARANCE: u64 = 16;
 
 /// Free space that is kept (`data.reserve`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reserve {
-    /// Of the disk, in percent; at least 512 MiB, but on a small disk not more than half of it.
+    /// Of the disk, in percent; at least 512 MiB, but on a small disk not more than half of it; at most 4 GiB.
     Percent(u8),
     Bytes(u64),
 }
@@ -33,7 +36,7 @@ impl Reserve {
         match self {
             Self::Bytes(bytes) => bytes,
             Self::Percent(percent) => {
-                let share = total / 100 * u64::from(percent);
+                let share = (total / 100 * u64::from(percent)).min(MOST_RESERVE);
                 share.max(LEAST_RESERVE.min(total / MOST_OF_A_SMALL_DISK))
             }
         }
@@ -180,9 +183,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_share_is_at_least_512_mib_and_leaves_half_of_a_small_disk() {
+    fn a_share_is_512_mib_to_4_gib_and_leaves_half_of_a_small_disk() {
         for (reserve, total_mib, expected_mib) in [
-            (Reserve::Percent(5), 1 << 20, (1 << 20) / 20),
+            (Reserve::Percent(5), 40_000, 2_000),
+            (Reserve::Percent(5), 1 << 20, 4 << 10),
             (Reserve::Percent(5), 4_096, 512),
             (Reserve::Percent(5), 64, 32),
             (Reserve::Percent(80), 64, 51),
