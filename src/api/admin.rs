@@ -67,7 +67,7 @@ pub(super) async fn change(api: &Api, asker: &Asker, user: &UserId, change: User
     let (app, domain) = (&asker.application, &api.domain);
     let record = domain.user(app.id(), user).await?;
     domain.changed_facts(app, &record, &change, by_admin)?;
-    let session = asker.identified.session.as_deref();
+    let session = asker.identified.login.as_ref().map(|login| login.session.as_str());
     domain.change_password(app, user, &change, session, by_admin).await?;
     let change = change_facts(api, asker, user, &change, by_admin).await?;
     let record = domain.user(app.id(), user).await?;

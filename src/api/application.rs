@@ -105,7 +105,7 @@ async fn define(api: &Api, record: records::Application, step: Step) -> Answer {
 fn asker_of(record: records::Application) -> Result<Asker, Problem> {
     let app = record.id.clone();
     let caller = Caller { admin: true, ..Caller::default() };
-    let identified = Identified { app, caller, session: None, expires_at: None };
+    let identified = Identified { app, caller, login: None, expires_at: None };
     Ok(Asker { application: Arc::new(Application::compile(record)?), identified, trace: None })
 }
 

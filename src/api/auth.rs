@@ -78,7 +78,7 @@ impl FromRequestParts<Api> for Admin {
         let app = identity.application_of(token).and_then(|app| api.domain.catalog.find(&app));
         let Some(app) = app else { return Err(unauthorized().into()) };
         match identity.authenticate(&app, Some(token), None).await {
-            Ok(identified) if identified.session.is_some() => {
+            Ok(identified) if identified.login.is_some() => {
                 Err(Problem::new(ProblemKind::Forbidden, "only the admin token may do this").into())
             }
             _ => Err(unauthorized().into()),

@@ -347,9 +347,15 @@ impl Domain {
     }
 
     /// Moves the cursor; an older offset does not turn it back. Durable within a second, or on return. 507 when the disk is full.
-    pub async fn acknowledge(&self, device: &Device, offset: Offset, at_once: bool) -> Result<(), Problem> {
+    pub async fn acknowledge(
+        &self,
+        app: &AppId,
+        device: &DeviceId,
+        offset: Offset,
+        at_once: bool,
+    ) -> Result<(), Problem> {
         self.backends.admit(Demand::Record)?;
-        self.cursors.acknowledge(&device.app, &device.id, offset);
+        self.cursors.acknowledge(app, device, offset);
         if at_once {
             self.cursors.flush(&*self.backends.registry).await?;
         }

@@ -29,7 +29,7 @@ use tracing::warn;
 pub use self::sessions::Issued;
 pub(super) use self::sessions::in_calls;
 use self::{
-    cache::{Cache, Subject},
+    cache::{Cache, CacheKey, Subject},
     secrets::Secrets,
     sessions::Claims,
 };
@@ -52,9 +52,20 @@ pub struct Identified {
     /// The caller, as rules know it.
     pub caller: Caller,
     /// The login that the token stands for; none for the admin token and where the application has no users.
-    pub session: Option<String>,
+    pub login: Option<Login>,
     /// When the token ends; none for the admin token and where the application has no users.
     pub expires_at: Option<Timestamp>,
+}
+
+/// A login, as a token names it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Login {
+    /// The device that logged in.
+    device: DeviceId,
+    /// Its session.
+    pub session: String,
+    /// Where what was checked is kept.
+    key: CacheKey,
 }
 
 /// What ended before its time: open sockets of it are closed with 4003.
@@ -124,8 +135,8 @@ impl Identity {
             _ => return Ok(without_session(app, is_admin, device)),
         };
         self.take_in_news().await?;
-        let key = cache_key(token, device);
-        let known = self.cache.lock().get(&key).filter(|known| known.app == *app.id());
+        let key = CacheKey::new(token, device);
+        let known = self.cache.lock().get(key).filter(|known| known.app == *app.id());
         let identified = match known {
             Some(known) => known,
             None => self.verify(app, token, device, key).await?,
@@ -134,6 +145,20 @@ impl Identity {
             Some(expires_at) if expires_at <= Timestamp::now() => Err(unauthorized("the token has expired")),
             _ => Ok(identified),
         }
+    }
+
+    /// Checks again who was identified before, without the token: what it stands for may have ended.
+    pub async fn check_again(&self, app: &Application, identified: &Identified) -> Result<(), Problem> {
+        let Identified { caller, login, expires_at, .. } = identified;
+        let (Some(login), Some(user), Some(device)) = (login, &caller.user, &caller.device) else {
+            let is_let_in = caller.admin || !app.record.auth_enabled;
+            return if is_let_in { Ok(()) } else { Err(unauthorized("a token is needed by now")) };
+        };
+        self.take_in_news().await?;
+        if self.cache.lock().get(login.key).is_none() {
+            self.look_up(app.id(), user, login.clone(), device, *expires_at).await?;
+        }
+        Ok(())
     }
 
     /// The application that a token names, unchecked: to find what to check it by.
@@ -176,7 +201,7 @@ impl Identity {
         app: &Application,
         token: &str,
         device: Option<&DeviceId>,
-        key: Arc<str>,
+        key: CacheKey,
     ) -> Result<Identified, Problem> {
         let claims = self.claims_of(token)?;
         if claims.app != *app.id() {
@@ -186,23 +211,11 @@ impl Identity {
             Some(device) if *device != claims.device && claims.bound => {
                 return Err(unauthorized(&format!("the token is bound to the device {}", claims.device)));
             }
-            Some(device) => device.clone(),
-            None => claims.device.clone(),
+            Some(device) => device,
+            None => &claims.device,
         };
-        let subjects = [
-            Subject::User(claims.app.clone(), claims.sub.clone()),
-            Subject::Session(claims.app.clone(), claims.sid.clone()),
-            Subject::Device(claims.app.clone(), acting.clone()),
-        ];
-        // Announced before the records are read: what is revoked meanwhile takes the announcement away.
-        let ticket = self.cache.lock().announce(key.clone(), subjects);
-        let outcome = self.look_up(claims, acting).await;
-        let mut cache = self.cache.lock();
-        match &outcome {
-            Ok(identified) => cache.complete(&key, ticket, identified.clone()),
-            Err(_) => cache.remove(&key),
-        }
-        outcome
+        let login = Login { device: claims.device.clone(), session: claims.sid, key };
+        self.look_up(&claims.app, &claims.sub, login, acting, sessions::at_second(claims.exp)).await
     }
 
     fn claims_of(&self, token: &str) -> Result<Claims, Problem> {
@@ -221,26 +234,56 @@ impl Identity {
         }
     }
 
-    /// What the claims stand for, as the registry has it now.
-    async fn look_up(&self, claims: Claims, acting: DeviceId) -> Result<Identified, Problem> {
-        let Claims { app, sub, device, sid, exp, .. } = claims;
-        let session: Option<(records::Session, u64)> = self.registry.load(&Key::session(&app, &device, &sid)).await?;
-        if session.is_none_or(|(session, _)| session.user != sub) {
+    /// What a token stands for, as the registry has it now; kept in the cache.
+    async fn look_up(
+        &self,
+        app: &AppId,
+        user: &UserId,
+        login: Login,
+        acting: &DeviceId,
+        expires_at: Option<Timestamp>,
+    ) -> Result<Identified, Problem> {
+        let key = login.key;
+        let subjects = [
+            Subject::User(app.clone(), user.clone()),
+            Subject::Session(app.clone(), login.session.clone()),
+            Subject::Device(app.clone(), acting.clone()),
+        ];
+        // Announced before the records are read: what is revoked meanwhile takes the announcement away.
+        let ticket = self.cache.lock().announce(key, subjects);
+        let outcome = self.caller_of(app, user, &login, acting).await;
+        let mut cache = self.cache.lock();
+        match outcome {
+            Ok(caller) => {
+                let identified = Identified { app: app.clone(), caller, login: Some(login), expires_at };
+                cache.complete(key, ticket, identified.clone());
+                Ok(identified)
+            }
+            Err(problem) => {
+                cache.remove(key);
+                Err(problem)
+            }
+        }
+    }
+
+    async fn caller_of(&self, app: &AppId, id: &UserId, login: &Login, acting: &DeviceId) -> Result<Caller, Problem> {
+        let session = Key::session(app, &login.device, &login.session);
+        let session: Option<(records::Session, u64)> = self.registry.load(&session).await?;
+        if session.is_none_or(|(session, _)| session.user != *id) {
             return Err(unauthorized("the login of this token has ended"));
         }
-        let user: Option<(records::User, u64)> = self.registry.load(&Key::user(&app, &sub)).await?;
+        let user: Option<(records::User, u64)> = self.registry.load(&Key::user(app, id)).await?;
         let Some((user, _)) = user else { return Err(unauthorized("the user of this token is gone")) };
-        let registered: Option<(records::Device, u64)> = self.registry.load(&Key::device(&app, &acting)).await?;
-        if registered.is_some_and(|(registered, _)| registered.user.as_ref() != Some(&sub)) {
+        let registered: Option<(records::Device, u64)> = self.registry.load(&Key::device(app, acting)).await?;
+        if registered.is_some_and(|(registered, _)| registered.user.as_ref() != Some(id)) {
             return Err(Problem::new(ProblemKind::Forbidden, format!("the device {acting} is not yours")));
         }
-        let caller = Caller {
+        Ok(Caller {
             admin: user.facts.user_type.as_deref() == Some(ADMIN),
-            user: Some(sub),
+            user: Some(id.clone()),
             facts: user.facts,
-            device: Some(acting),
-        };
-        Ok(Identified { app, caller, session: Some(sid), expires_at: sessions::at_second(exp) })
+            device: Some(acting.clone()),
+        })
     }
 
     /// Takes out of the cache what was revoked or changed before this call, and tells of what was revoked. Who comes while a read is
@@ -319,14 +362,7 @@ pub const ADMIN: &str = "admin";
 fn without_session(app: &Application, admin: bool, device: Option<&DeviceId>) -> Identified {
     let device = device.filter(|_| admin || !app.record.auth_enabled).cloned();
     let caller = Caller { admin, device, ..Caller::default() };
-    Identified { app: app.id().clone(), caller, session: None, expires_at: None }
-}
-
-fn cache_key(token: &str, device: Option<&DeviceId>) -> Arc<str> {
-    match device {
-        Some(device) => format!("{token} {device}").into(),
-        None => token.into(),
-    }
+    Identified { app: app.id().clone(), caller, login: None, expires_at: None }
 }
 
 fn unauthorized(detail: &str) -> Problem {

@@ -39,7 +39,7 @@ async fn a_revocation_holds_from_its_return_on() {
     let mut revocations = ground.domain.identity.revocations();
     ground.domain.end_sessions(app.id(), &anna.id, None).await.expect("ended");
     assert_eq!(ground.identify(&app, &login.token, None).await, Err(401));
-    let session = known.session.expect("a session");
+    let session = known.login.expect("a login").session;
     assert_eq!(revocations.recv().await, Ok(Revoked::Session(app.id().clone(), session)));
 }
 
@@ -174,7 +174,7 @@ async fn a_cursor_goes_forward_only() {
         (Offset::new(1, 7), true, Offset::new(1, 9)),
         (Offset::new(2, 1), false, Offset::new(2, 1)),
     ] {
-        ground.domain.acknowledge(&device, offset, at_once).await.expect("acknowledged");
+        ground.domain.acknowledge(&device.app, &device.id, offset, at_once).await.expect("acknowledged");
         assert_eq!(ground.domain.cursor_of(&device).await, Ok(stands), "{offset}");
     }
     let key = Key::cursor(app.id(), &device.id);

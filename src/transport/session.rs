@@ -37,8 +37,6 @@ pub struct Opening {
     pub identified: Identified,
     pub device: DeviceId,
     pub since: Since,
-    /// The token it came with, to look at again when revocations may have been missed.
-    pub token: Option<String>,
 }
 
 /// An open connection.
@@ -46,8 +44,6 @@ pub struct Session {
     hub: Arc<Hub>,
     app: AppId,
     identified: Identified,
-    device: records::Device,
-    token: Option<String>,
     pub connection: Arc<Connection>,
     attached_at: Offset,
     /// The highest offset that the client was told, in a frame or otherwise.
@@ -141,14 +137,14 @@ impl Opening {
 
 impl Session {
     /// Takes the connection in; gives what it is told first: `hello`, then how its resume begins.
-    pub async fn open(hub: &Arc<Hub>, opening: Opening) -> Result<(Self, Vec<Bytes>), Problem> {
-        let Opening { application, identified, device, since, token } = opening;
+    pub async fn open(hub: &Arc<Hub>, opening: Opening) -> Result<(Box<Self>, Vec<Bytes>), Problem> {
+        let Opening { application, identified, device, since } = opening;
         let app = application.id().clone();
         let domain = &hub.domain;
         let connection = Connection::new(
             device.clone(),
             identified.caller.user.clone(),
-            identified.session.clone(),
+            identified.login.as_ref().map(|login| login.session.clone()),
             Offset::default(),
             domain.config.now().limits.connection_buffer_bytes.bytes(),
         );
@@ -167,18 +163,9 @@ impl Session {
                 return Err(problem);
             }
         };
-        let mut session = Self {
-            hub: hub.clone(),
-            app,
-            identified,
-            device,
-            token,
-            connection,
-            attached_at,
-            told: attached_at,
-            leaving,
-        };
-        match session.beginning(since, was_known).await {
+        let mut session =
+            Box::new(Self { hub: hub.clone(), app, identified, connection, attached_at, told: attached_at, leaving });
+        match session.beginning(since, &device, was_known).await {
             Ok(frames) => Ok((session, frames)),
             Err(problem) => {
                 session.end().await;
@@ -187,10 +174,15 @@ impl Session {
         }
     }
 
-    async fn beginning(&mut self, since: Since, was_known: bool) -> Result<Vec<Bytes>, Problem> {
+    async fn beginning(
+        &mut self,
+        since: Since,
+        device: &records::Device,
+        was_known: bool,
+    ) -> Result<Vec<Bytes>, Problem> {
         let from = match since {
             Since::Now => self.attached_at,
-            Since::Last => self.hub.domain.cursor_of(&self.device).await?,
+            Since::Last => self.hub.domain.cursor_of(device).await?,
             Since::Offset(offset) => offset,
         };
         let channels = self.channels().await?;
@@ -221,7 +213,7 @@ impl Session {
     /// The channels that the device is subscribed to, sorted.
     async fn channels(&self) -> Result<Vec<Arc<str>>, Problem> {
         let application = self.application()?;
-        let subscriptions = self.hub.domain.subscriptions_of(&application, &self.device.id).await?;
+        let subscriptions = self.hub.domain.subscriptions_of(&application, &self.connection.device).await?;
         let mut channels: Vec<Arc<str>> = subscriptions.iter().map(|held| held.channel.as_str().into()).collect();
         channels.sort_unstable();
         Ok(channels)
@@ -229,7 +221,7 @@ impl Session {
 
     fn hello(&self, n_subscriptions: usize) -> Bytes {
         frame::to_text(&json!({ "event": "hello", "data": {
-            "deviceId": self.device.id,
+            "deviceId": self.connection.device,
             "protocol": 1,
             "heartbeat": super::websocket::HEARTBEAT.as_secs(),
             "offset": self.attached_at,
@@ -257,11 +249,10 @@ impl Session {
         Some(frame::progress(sent))
     }
 
-    /// Whether the token still holds, after revocations may have been missed.
+    /// Whether what its token stood for still holds, after revocations may have been missed.
     pub async fn recheck(&self) -> bool {
         let Some(application) = self.hub.domain.catalog.find(&self.app) else { return false };
-        let identity = &self.hub.domain.identity;
-        identity.authenticate(&application, self.token.as_deref(), Some(&self.device.id)).await.is_ok()
+        self.hub.domain.identity.check_again(&application, &self.identified).await.is_ok()
     }
 
     /// Answers a frame of the client; none where nothing is to be said.
@@ -297,7 +288,7 @@ impl Session {
     async fn subscribe(&mut self, data: Value) -> Result<Value, Problem> {
         let request = subscriptions::Request::parse(data)?;
         let application = self.application()?;
-        let (domain, device) = (&self.hub.domain, Some(&self.device.id));
+        let (domain, device) = (&self.hub.domain, Some(&self.connection.device));
         let subscribed = domain.subscribe(&application, &self.identified, device, request, None).await?;
         self.told = self.told.max(subscribed.offset);
         Ok(subscribed.to_json())
@@ -312,7 +303,7 @@ impl Session {
         let data: Data = serde_json::from_value(data)
             .map_err(|error| Problem::new(ProblemKind::Malformed, format!("data: {error}")))?;
         let application = self.application()?;
-        self.hub.domain.unsubscribe(&application, &self.device.id, &data.subscription_id).await?;
+        self.hub.domain.unsubscribe(&application, &self.connection.device, &data.subscription_id).await?;
         Ok(json!({ "subscriptionId": data.subscription_id }))
     }
 
@@ -326,22 +317,23 @@ impl Session {
             .map_err(|error| Problem::new(ProblemKind::Malformed, format!("data: {error}")))?;
         let application = self.application()?;
         let identity = &self.hub.domain.identity;
-        let identified = identity.authenticate(&application, Some(&data.token), Some(&self.device.id)).await?;
+        let identified = identity.authenticate(&application, Some(&data.token), Some(&self.connection.device)).await?;
         if identified.caller.user != self.identified.caller.user
             || identified.caller.admin != self.identified.caller.admin
         {
             return Err(Problem::new(ProblemKind::Forbidden, "the token is of another user"));
         }
-        self.connection.changes_session(identified.session.clone());
+        self.connection.changes_session(identified.login.as_ref().map(|login| login.session.clone()));
         self.identified = identified;
-        self.token = Some(data.token);
         Ok(json!({ "expiresAt": self.identified.expires_at }))
     }
 
     /// Older clients say which device they are; it has to be the token's.
     fn register(&self, data: &Value) -> Result<Value, Problem> {
         match data.get("deviceId").and_then(Value::as_str) {
-            Some(device) if device == self.device.id.as_str() => Ok(json!({ "deviceId": self.device.id })),
+            Some(device) if device == self.connection.device.as_str() => {
+                Ok(json!({ "deviceId": self.connection.device }))
+            }
             _ => Err(Problem::new(ProblemKind::Forbidden, "deviceId is not the device of this connection")),
         }
     }
@@ -353,23 +345,23 @@ impl Session {
             Since::Offset(offset) => offset,
             Since::Now | Since::Last => return Err(invalid("not an offset")),
         };
-        if offset > self.told.max(self.hub.rooms.sent_to(&self.app, &self.device.id))
+        if offset > self.told.max(self.hub.rooms.sent_to(&self.app, &self.connection.device))
             && !self.was_told_of(offset).await?
         {
             return Err(invalid("it is above what was sent to this device"));
         }
-        self.hub.domain.acknowledge(&self.device, offset, at_once).await
+        self.hub.domain.acknowledge(&self.app, &self.connection.device, offset, at_once).await
     }
 
     /// Whether a subscription that was made over HTTP has told the device of an offset.
     async fn was_told_of(&self, offset: Offset) -> Result<bool, Problem> {
         let application = self.application()?;
-        let subscriptions = self.hub.domain.subscriptions_of(&application, &self.device.id).await?;
+        let subscriptions = self.hub.domain.subscriptions_of(&application, &self.connection.device).await?;
         Ok(subscriptions.iter().any(|subscription| subscription.since >= offset))
     }
 
     /// The connection has ended; returns when that is recorded.
-    pub async fn end(self) {
+    pub async fn end(self: Box<Self>) {
         self.leaving.leave().await;
     }
 

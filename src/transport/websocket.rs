@@ -17,7 +17,7 @@ use bytes::Bytes;
 use futures_util::{FutureExt, SinkExt, StreamExt};
 use nexxus_storage::model::{AppId, DeviceId, Problem, Timestamp, problem::ProblemKind};
 use serde::Deserialize;
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 use tracing::debug;
 
 use super::{
@@ -34,6 +34,8 @@ use crate::{
 pub const HEARTBEAT: Duration = Duration::from_secs(25);
 /// How long a socket may take nothing before it is closed with 4008.
 const NO_PROGRESS: Duration = Duration::from_secs(30);
+/// What is read of a socket at once: most of what clients say is a pong or an acknowledgement.
+const READ_BUFFER_BYTES: usize = 256;
 /// Largest frame that a client may send.
 const CLIENT_FRAME_BYTES: usize = 256 * 1024;
 /// Closes after expiry are spread over this, so that clients do not come back all at once.
@@ -84,16 +86,14 @@ async fn upgrade(
     };
     let taken = taken.map(|Extension(taken)| taken).unwrap_or_default();
     upgrade
-        // The defaults cost 136 KiB for each idle connection, these 4.6 KiB. What is written has no bound of its own: a frame is
-        // taken only when the ones before it have left, and one alone may be large (the items of a subscription).
-        .read_buffer_size(1024)
+        // The defaults cost 136 KiB for each idle connection. What is written has no bound of its own: a frame is taken only when
+        // the ones before it have left, and one alone may be large (the items of a subscription).
+        .read_buffer_size(READ_BUFFER_BYTES)
         .write_buffer_size(4 * 1024)
         .max_message_size(CLIENT_FRAME_BYTES)
         .max_frame_size(CLIENT_FRAME_BYTES)
         .protocols(["nexxus"])
-        .on_upgrade(|socket| async move {
-            Wire::new(socket, session, taken).run(first).await;
-        })
+        .on_upgrade(|socket| Wire::new(socket, session, taken).run(first))
         .into_response()
 }
 
@@ -130,7 +130,7 @@ async fn opening(hub: &Hub, parameters: Parameters, headers: &HeaderMap) -> Resu
         return Err(malformed("device", "the token is bound to no device: name one with ?device=DEVICE"));
     };
     let since = Opening::since(hub, &app, parameters.since.as_deref()).await?;
-    Ok(Opening { application, identified, device, since, token })
+    Ok(Opening { application, identified, device, since })
 }
 
 fn malformed(parameter: &str, why: &str) -> Problem {
@@ -150,13 +150,15 @@ fn bearer(headers: &HeaderMap) -> Option<String> {
     protocols.split(',').find_map(|protocol| protocol.trim().strip_prefix("bearer.").map(str::to_owned))
 }
 
-/// A session and its socket.
+/// A session and its socket. There are many, and nearly all of them wait: the task of one is as large as the largest thing that it
+/// ever does, so what is done now and then has memory of its own while it is done.
 struct Wire {
     socket: WebSocket,
-    session: Session,
+    session: Box<Session>,
     /// What the peer has taken.
     taken: Taken,
-    heartbeat: Interval,
+    /// When the next heartbeat is due.
+    beats_at: Instant,
     /// Pings since the peer was last heard.
     unanswered: u32,
     /// Closes after the token's end come at this share of the spread.
@@ -184,28 +186,31 @@ impl From<Failure> for End {
 }
 
 impl Wire {
-    fn new(socket: WebSocket, session: Session, taken: Taken) -> Self {
-        let mut heartbeat = interval_at(Instant::now() + HEARTBEAT, HEARTBEAT);
-        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self { socket, session, taken, heartbeat, unanswered: 0, spread: rand::random() }
+    fn new(socket: WebSocket, session: Box<Session>, taken: Taken) -> Box<Self> {
+        let beats_at = Instant::now() + HEARTBEAT;
+        Box::new(Self { socket, session, taken, beats_at, unanswered: 0, spread: rand::random() })
     }
 
-    async fn run(mut self, first: Vec<Bytes>) {
+    async fn run(mut self: Box<Self>, first: Vec<Bytes>) {
         let end = match self.write(first).await {
             Ok(()) => self.converse().await,
             Err(end) => Err(end),
         };
-        if let Err(End::Close(close)) = end {
-            let frame = CloseFrame { code: close.code(), reason: Utf8Bytes::from_static(close.reason()) };
-            // The peer may be gone already; then nobody misses the close.
-            let _unsent = timeout(Duration::from_secs(2), self.socket.send(Message::Close(Some(frame)))).await;
-        }
-        self.session.end().await;
+        let ending = async {
+            let Self { mut socket, session, .. } = *self;
+            if let Err(End::Close(close)) = end {
+                let frame = CloseFrame { code: close.code(), reason: Utf8Bytes::from_static(close.reason()) };
+                // The peer may be gone already; then nobody misses the close.
+                let _unsent = timeout(Duration::from_secs(2), socket.send(Message::Close(Some(frame)))).await;
+            }
+            session.end().await;
+        };
+        Box::pin(ending).await;
     }
 
     async fn converse(&mut self) -> Result<(), End> {
         loop {
-            if self.session.connection.takes_recheck() && !self.session.recheck().await {
+            if self.session.connection.takes_recheck() && !Box::pin(self.session.recheck()).await {
                 return Err(End::Close(Close::Revoked));
             }
             match self.next_unless_expired() {
@@ -235,34 +240,41 @@ impl Wire {
         }
     }
 
-    fn wakes_for_expiry(&self) -> Instant {
-        let Some(expires_at) = self.session.expires_at() else { return Instant::now() + HEARTBEAT };
+    /// When there is something to do, whatever happens: a heartbeat, or the token's end.
+    fn wakes_at(&self) -> Instant {
+        let Some(expires_at) = self.session.expires_at() else { return self.beats_at };
         let left = expires_at.as_ms() - Timestamp::now().as_ms();
         let spread = (self.spread * EXPIRY_SPREAD.as_millis() as f64) as i64 + 1;
         let wait = if left > 0 { left } else { (left + spread).max(1) };
-        Instant::now() + Duration::from_millis(wait.unsigned_abs())
+        self.beats_at.min(Instant::now() + Duration::from_millis(wait.unsigned_abs()))
     }
 
     /// Waits for something to do: a frame to write, a frame from the client, a heartbeat, the token's end.
     async fn wait(&mut self) -> Result<(), End> {
-        let expiry = self.wakes_for_expiry();
-        tokio::select! {
-            () = self.session.connection.woken() => Ok(()),
-            heard = self.socket.next() => self.hear(heard).await,
-            () = sleep_until(expiry) => Ok(()),
-            _ = self.heartbeat.tick() => self.beat().await,
-        }
+        let wakes_at = self.wakes_at();
+        let heard = tokio::select! {
+            () = self.session.connection.woken() => return Ok(()),
+            heard = self.socket.next() => heard,
+            () = sleep_until(wakes_at) => return self.beat_when_due().await,
+        };
+        Box::pin(self.hear(heard)).await
     }
 
     /// Between writes, of which there may be no end: what the client says, and the heartbeat.
     async fn attend(&mut self) -> Result<(), End> {
         if let Some(heard) = self.socket.next().now_or_never() {
-            self.hear(heard).await?;
+            Box::pin(self.hear(heard)).await?;
         }
-        match self.heartbeat.tick().now_or_never() {
-            Some(_) => self.beat().await,
-            None => Ok(()),
+        self.beat_when_due().await
+    }
+
+    async fn beat_when_due(&mut self) -> Result<(), End> {
+        let now = Instant::now();
+        if now < self.beats_at {
+            return Ok(());
         }
+        self.beats_at = now + HEARTBEAT;
+        Box::pin(self.beat()).await
     }
 
     async fn hear(&mut self, heard: Option<Result<Message, axum::Error>>) -> Result<(), End> {
@@ -319,12 +331,17 @@ impl Wire {
             socket.feed(message).await?;
             if flush { socket.flush().await } else { Ok(()) }
         };
+        let mut sending = pin!(sending);
+        // Nearly always the socket has room.
+        if let Some(sent) = sending.as_mut().now_or_never() {
+            return Ok(sent?);
+        }
         // A client that takes little does not hold up the stop, nor outlive its token.
         let ends = || {
             let is_expired = session.expires_at().is_some_and(|expires_at| expires_at <= Timestamp::now());
             session.connection.closing().or(is_expired.then_some(Close::Expired))
         };
-        Ok(patiently(sending, taken, ends).await.map_err(End::Close)??)
+        Ok(Box::pin(patiently(sending, taken, ends)).await.map_err(End::Close)??)
     }
 }
 
