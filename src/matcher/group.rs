@@ -10,7 +10,7 @@ use nexxus_storage::model::{
     },
 };
 
-use super::Number;
+use super::{Number, since::Since};
 use crate::domain::view::{Step, View, effective};
 
 const PRIVILEGED: u8 = 1;
@@ -23,28 +23,74 @@ const HAS_KEY: u8 = 16;
 /// Bytes of a hash in a channel's key.
 const HASH: usize = 16;
 
+/// What a match reads of most groups lies in it, in two neighbouring lines of the processor's cache.
 #[derive(Default)]
 pub(super) struct Group {
-    /// The packed view, then how the group is found.
-    bytes: Box<[u8]>,
-    view_length: u32,
+    pub(super) members: Members,
     /// The index that it stands in.
     pub(super) index: Number,
-    pub(super) members: Members,
+    view_length: u32,
+    /// The packed view, then how the group is found.
+    bytes: Bytes,
 }
 
-/// Numbers of subscriptions, in no order. Most groups have one.
+/// As many as there are in the group itself as in most conditions with one or two ids.
+const FEW: usize = 62;
+
+/// A few bytes here, more elsewhere.
+enum Bytes {
+    Few(u8, [u8; FEW]),
+    More(Box<[u8]>),
+}
+
+impl Default for Bytes {
+    fn default() -> Self {
+        Self::Few(0, [0; FEW])
+    }
+}
+
+impl From<Vec<u8>> for Bytes {
+    fn from(bytes: Vec<u8>) -> Self {
+        let mut few = [0; FEW];
+        match few.get_mut(..bytes.len()) {
+            Some(place) => {
+                place.copy_from_slice(&bytes);
+                Self::Few(bytes.len() as u8, few)
+            }
+            None => Self::More(bytes.into()),
+        }
+    }
+}
+
+impl Bytes {
+    fn as_slice(&self) -> &[u8] {
+        match self {
+            Self::Few(length, few) => few.get(..usize::from(*length)).unwrap_or_default(),
+            Self::More(more) => more,
+        }
+    }
+}
+
+/// A subscription of a group, and what a match has to know of it.
+#[derive(Clone, Copy)]
+pub(super) struct Member {
+    pub(super) subscription: Number,
+    pub(super) device: Number,
+    pub(super) since: Since,
+}
+
+/// In no order. Most groups have one.
 #[derive(Default)]
 pub(super) enum Members {
     #[default]
     None,
-    One(Number),
+    One(Member),
     #[expect(clippy::box_collection, reason = "a group with one member is to be small")]
-    Several(Box<Vec<Number>>),
+    Several(Box<Vec<Member>>),
 }
 
 impl Members {
-    pub(super) fn as_slice(&self) -> &[Number] {
+    pub(super) fn as_slice(&self) -> &[Member] {
         match self {
             Self::None => &[],
             Self::One(one) => std::slice::from_ref(one),
@@ -53,7 +99,7 @@ impl Members {
     }
 
     /// Gives its place among them.
-    pub(super) fn push(&mut self, member: Number) -> u32 {
+    pub(super) fn push(&mut self, member: Member) -> u32 {
         match self {
             Self::None => *self = Self::One(member),
             Self::One(first) => *self = Self::Several(Box::new(vec![*first, member])),
@@ -62,13 +108,13 @@ impl Members {
         (self.as_slice().len() - 1) as u32
     }
 
-    /// Gives the member that stands at this place now.
+    /// Gives the subscription that stands at this place now.
     pub(super) fn remove(&mut self, place: u32) -> Option<Number> {
         let place = place as usize;
         match self {
             Self::Several(several) if place < several.len() => {
                 several.swap_remove(place);
-                let moved = several.get(place).copied();
+                let moved = several.get(place).map(|moved| moved.subscription);
                 if several.capacity() > 8 && several.len() * 4 < several.capacity() {
                     let enough = several.len() * 2;
                     several.shrink_to(enough);
@@ -191,15 +237,15 @@ pub(super) struct PackedView<'g> {
 impl Group {
     pub(super) fn new(view: &[u8], found_by: &[u8], index: Number) -> Self {
         let bytes = [view, found_by].concat().into();
-        Self { bytes, view_length: view.len() as u32, index, members: Members::None }
+        Self { members: Members::None, index, view_length: view.len() as u32, bytes }
     }
 
     pub(super) fn view_bytes(&self) -> &[u8] {
-        self.bytes.get(..self.view_length as usize).unwrap_or_default()
+        self.bytes.as_slice().get(..self.view_length as usize).unwrap_or_default()
     }
 
     pub(super) fn found_by(&self) -> &[u8] {
-        self.bytes.get(self.view_length as usize..).unwrap_or_default()
+        self.bytes.as_slice().get(self.view_length as usize..).unwrap_or_default()
     }
 
     /// None at free places only.

@@ -17,9 +17,9 @@ use super::{
     Number,
     group::{self, PackedView},
     intervals::Intervals,
+    places::Places,
     plan::{self, Entry, MOST_COUNTED},
     slab::Slab,
-    table::Table,
 };
 use crate::domain::view::View;
 
@@ -235,28 +235,17 @@ fn take_interval<K: Ord + Clone>(intervals: &mut Option<Box<Intervals<K>>>, low:
 #[derive(Default)]
 struct Equal {
     keys: RandomState,
-    table: Table<At>,
+    /// A group, or, with the highest bit set, the number of a set of groups.
+    places: Places,
     /// Of values that several groups are found by.
     several: Slab<BTreeSet<Number>>,
 }
 
-/// Two halves of a hash, and a group, or, with the highest bit set, the number of a set of groups.
-#[derive(Clone, Copy)]
-struct At {
-    hash: [u32; 2],
-    groups: u32,
-}
-
 const SEVERAL: u32 = 1 << 31;
 
-impl At {
-    fn hash(&self) -> u64 {
-        u64::from(self.hash[0]) | u64::from(self.hash[1]) << 32
-    }
-
-    fn several(&self) -> Option<Number> {
-        (self.groups & SEVERAL != 0).then_some(self.groups & !SEVERAL)
-    }
+/// The number of a set of groups.
+fn several_at(place: u32) -> Option<Number> {
+    (place & SEVERAL != 0).then_some(place & !SEVERAL)
 }
 
 impl Equal {
@@ -270,16 +259,15 @@ impl Equal {
 
     /// False when it was there.
     fn put(&mut self, hash: u64, group: Number) -> bool {
-        let Some(at) = self.table.find_mut(hash, |at| at.hash() == hash) else {
-            let at = At { hash: [hash as u32, (hash >> 32) as u32], groups: group };
-            self.table.insert(hash, at, At::hash);
+        let Some(place) = self.places.get_mut(hash) else {
+            self.places.insert(hash, group);
             return true;
         };
-        match at.several() {
+        match several_at(*place) {
             Some(several) => self.several.get_mut(several).is_some_and(|several| several.insert(group)),
-            None if at.groups == group => false,
+            None if *place == group => false,
             None => {
-                at.groups = self.several.insert(BTreeSet::from([at.groups, group])) | SEVERAL;
+                *place = self.several.insert(BTreeSet::from([*place, group])) | SEVERAL;
                 true
             }
         }
@@ -287,31 +275,29 @@ impl Equal {
 
     /// False when it was not there.
     fn take(&mut self, hash: u64, group: Number) -> bool {
-        let Some(at) = self.table.find_mut(hash, |at| at.hash() == hash) else { return false };
-        let Some(number) = at.several() else {
-            return at.groups == group && self.table.remove(hash, |at| at.hash() == hash).is_some();
+        let Some(place) = self.places.get_mut(hash) else { return false };
+        let Some(number) = several_at(*place) else {
+            return *place == group && self.places.remove(hash).is_some();
         };
         let Some(several) = self.several.get_mut(number) else { return false };
         let was_there = several.remove(&group);
         if several.len() == 1 {
-            at.groups = several.pop_first().unwrap_or_default();
+            *place = several.pop_first().unwrap_or_default();
             self.several.remove(number);
         }
         was_there
     }
 
     fn n_at(&self, hash: u64) -> usize {
-        match self.table.find(hash, |at| at.hash() == hash) {
-            Some(at) => at.several().map_or(1, |several| self.several.get(several).map_or(0, BTreeSet::len)),
-            None => 0,
-        }
+        let several = |number| self.several.get(number).map_or(0, BTreeSet::len);
+        self.places.get(hash).map_or(0, |place| several_at(place).map_or(1, several))
     }
 
     fn collect(&self, hash: u64, found: &mut Vec<Number>) {
-        let Some(at) = self.table.find(hash, |at| at.hash() == hash) else { return };
-        match at.several() {
+        let Some(place) = self.places.get(hash) else { return };
+        match several_at(place) {
             Some(several) => found.extend(self.several.get(several).into_iter().flatten()),
-            None => found.push(at.groups),
+            None => found.push(place),
         }
     }
 }

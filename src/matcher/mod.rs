@@ -14,7 +14,9 @@ mod devices;
 mod group;
 mod index;
 mod intervals;
+mod places;
 mod plan;
+mod since;
 mod slab;
 mod table;
 #[cfg(test)]
@@ -34,8 +36,9 @@ use sha2::{Digest, Sha256};
 
 use self::{
     devices::Devices,
-    group::{Group, from_hex, to_hex},
+    group::{Group, Member, from_hex, to_hex},
     index::Index,
+    since::Since,
     slab::Slab,
     table::Table,
 };
@@ -69,14 +72,13 @@ struct Subscription {
     group: Number,
     /// Its place among the group's members.
     place: u32,
-    /// Changes at or below it are in the items that the subscriber got: an offset's epoch, and the halves of its position.
-    since: [u32; 3],
+    since: Since,
 }
 
 /// What is at a number that none has.
 impl Default for Subscription {
     fn default() -> Self {
-        Self { id: [0; 16], device: NONE, group: NONE, place: 0, since: [0; 3] }
+        Self { id: [0; 16], device: NONE, group: NONE, place: 0, since: Since::default() }
     }
 }
 
@@ -122,8 +124,7 @@ impl Matcher {
     pub fn subscribe(&mut self, id: &SubscriptionId, device: &DeviceId, since: Offset, view: Option<&View>) -> Number {
         let known = self.find(id);
         let device = self.devices.subscribe(device);
-        let since = [since.epoch, since.position as u32, (since.position >> 32) as u32];
-        let subscription = Subscription { id: to_bytes(id), device, group: NONE, place: 0, since };
+        let subscription = Subscription { id: to_bytes(id), device, group: NONE, place: 0, since: since.into() };
         let number = match known {
             Some(number) => {
                 self.leave(number);
@@ -173,7 +174,8 @@ impl Matcher {
         let group = self.group_of(view);
         let Some(members) = self.groups.get_mut(group).map(|group| &mut group.members) else { return };
         if let Some(its) = self.subscriptions.get_mut(subscription) {
-            (its.group, its.place) = (group, members.push(subscription));
+            let member = Member { subscription, device: its.device, since: its.since };
+            (its.group, its.place) = (group, members.push(member));
         }
     }
 
@@ -279,7 +281,7 @@ impl Matcher {
         SubscriptionId::parse(&to_hex(&self.subscriptions.get(subscription)?.id)).ok()
     }
 
-    pub fn device_of(&self, subscription: Number) -> Option<&DeviceId> {
+    pub fn device_of(&self, subscription: Number) -> Option<DeviceId> {
         let subscription = self.subscriptions.get(subscription).filter(|it| it.device != NONE)?;
         self.devices.id(subscription.device)
     }
@@ -289,7 +291,7 @@ impl Matcher {
     }
 
     pub fn since_of(&self, subscription: Number) -> Offset {
-        self.subscriptions.get(subscription).map(Subscription::since).unwrap_or_default()
+        self.subscriptions.get(subscription).map(|it| it.since.into()).unwrap_or_default()
     }
 
     /// None when it hears nothing.
@@ -344,17 +346,17 @@ impl Matcher {
     }
 
     /// The devices of a group that hear of a change at an offset.
-    fn devices_of<'m>(&'m self, group: &'m Group, offset: Offset) -> impl Iterator<Item = Number> + 'm {
-        let members = group.members.as_slice().iter().filter_map(|number| self.subscriptions.get(*number));
-        members.filter(move |member| member.since() < offset).map(|member| member.device)
+    fn devices_of(group: &Group, offset: Offset) -> impl Iterator<Item = Number> {
+        let members = group.members.as_slice().iter();
+        members.filter(move |member| Offset::from(member.since) < offset).map(|member| member.device)
     }
 
     /// The usual case, and the one with the largest fan-outs: all devices of the group hear the same.
     fn hits_of_one(&self, hearing: &Hearing<'_>, offset: Offset) -> Vec<Hit> {
         let mut hit = Hit::of(Audience::of([hearing.step()]));
-        for device in self.devices_of(hearing.group, offset) {
-            if let Some(id) = self.devices.id(device) {
-                hit.add(id, self.devices.queues(device));
+        for device in Self::devices_of(hearing.group, offset) {
+            if let Some((id, queues)) = self.devices.id_and_queues(device) {
+                hit.add(&id, queues);
             }
         }
         if hit.devices.is_empty() { Vec::new() } else { vec![hit] }
@@ -363,7 +365,7 @@ impl Matcher {
     fn hits_of_several(&self, hearing: &[Hearing<'_>], offset: Offset) -> Vec<Hit> {
         let mut pairs: Vec<(Number, usize)> = Vec::new();
         for (place, hearing) in hearing.iter().enumerate() {
-            let connected = self.devices_of(hearing.group, offset).filter(|device| self.devices.is_connected(*device));
+            let connected = Self::devices_of(hearing.group, offset).filter(|device| self.devices.is_connected(*device));
             pairs.extend(connected.map(|device| (device, place)));
         }
         pairs.sort_unstable();
@@ -374,18 +376,11 @@ impl Matcher {
             let hit = hits.entry(places).or_insert_with_key(|places| {
                 Hit::of(Audience::of(places.iter().filter_map(|place| hearing.get(*place)).map(Hearing::step)))
             });
-            if let Some(id) = self.devices.id(*device) {
-                hit.add(id, self.devices.queues(*device));
+            if let Some((id, queues)) = self.devices.id_and_queues(*device) {
+                hit.add(&id, queues);
             }
         }
         hits.into_values().collect()
-    }
-}
-
-impl Subscription {
-    fn since(&self) -> Offset {
-        let [epoch, low, high] = self.since;
-        Offset::new(epoch, u64::from(low) | u64::from(high) << 32)
     }
 }
 

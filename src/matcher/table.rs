@@ -30,11 +30,6 @@ impl<T> Table<T> {
         self.shards.get(self.shard(hash))?.find(hash, is_meant)
     }
 
-    pub(super) fn find_mut(&mut self, hash: u64, is_meant: impl FnMut(&T) -> bool) -> Option<&mut T> {
-        let shard = self.shard(hash);
-        self.shards.get_mut(shard)?.find_mut(hash, is_meant)
-    }
-
     /// Adds what is not there yet. `hash_of`: of the other entries.
     pub(super) fn insert(&mut self, hash: u64, entry: T, hash_of: impl Fn(&T) -> u64) {
         if self.shards.is_empty() {
