@@ -74,7 +74,7 @@ impl Listener<'_> {
         Some(Cow::Owned(records::Subscription {
             app: listening.app.clone(),
             id: matcher.id_of(self.number)?,
-            device: matcher.device_of(self.number)?,
+            device: matcher.device_of(self.number)?.clone(),
             admin: listening.privileged && user.is_none(),
             user,
             model: listening.model.clone(),
@@ -247,7 +247,7 @@ impl Crowd {
     }
 
     fn channels_among(&self, numbers: impl Iterator<Item = Number>, wanted: impl Fn(Listener<'_>) -> bool) -> Channels {
-        let mut channels: HashMap<DeviceId, Vec<Arc<str>>> = HashMap::new();
+        let mut channels: HashMap<&DeviceId, Vec<Arc<str>>> = HashMap::new();
         for number in numbers.filter(|number| self.matcher.is_connected(*number)) {
             let listener = Listener { crowd: self, number };
             if wanted(listener)
@@ -256,7 +256,7 @@ impl Crowd {
                 channels.entry(device).or_default().push(channel);
             }
         }
-        let mut channels: Channels = channels.into_iter().collect();
+        let mut channels: Channels = channels.into_iter().map(|(device, keys)| (device.clone(), keys)).collect();
         channels.iter_mut().for_each(|(_, keys)| keys.sort_unstable());
         channels.sort_unstable();
         channels

@@ -24,71 +24,27 @@ pub(super) struct Devices {
 /// What a match reads of a device lies in it, so that a device costs one line of the processor's cache.
 #[derive(Default)]
 struct Device {
-    id: Id,
+    /// None at free places only.
+    id: Option<DeviceId>,
     /// A set of queues: most devices share one of a few.
     queues: Number,
     n_subscriptions: u32,
 }
 
-/// Longest id that is kept in its device: those that are made here have 26 bytes.
-const SHORT: usize = 30;
-
-/// The id of a device. Empty at free places only.
-enum Id {
-    Short(u8, [u8; SHORT]),
-    Long(DeviceId),
-}
-
-impl Default for Id {
-    fn default() -> Self {
-        Self::Short(0, [0; SHORT])
-    }
-}
-
-impl From<&DeviceId> for Id {
-    fn from(id: &DeviceId) -> Self {
-        let (text, mut short) = (id.as_str().as_bytes(), [0; SHORT]);
-        match short.get_mut(..text.len()) {
-            Some(place) => {
-                place.copy_from_slice(text);
-                Self::Short(text.len() as u8, short)
-            }
-            None => Self::Long(id.clone()),
-        }
-    }
-}
-
-impl Id {
-    fn text(&self) -> &[u8] {
-        match self {
-            Self::Short(length, short) => short.get(..usize::from(*length)).unwrap_or_default(),
-            Self::Long(id) => id.as_str().as_bytes(),
-        }
-    }
-
-    fn whole(&self) -> Option<DeviceId> {
-        match self {
-            Self::Short(..) => DeviceId::parse(std::str::from_utf8(self.text()).ok()?).ok(),
-            Self::Long(id) => Some(id.clone()),
-        }
-    }
-}
-
 impl Devices {
     pub(super) fn find(&self, id: &DeviceId) -> Option<Number> {
-        let text = id.as_str().as_bytes();
-        let is_meant = |number: &Number| self.known.get(*number).is_some_and(|device| device.id.text() == text);
-        self.by_id.find(self.keys.hash_one(text), is_meant).copied()
+        let is_meant = |number: &Number| self.id(*number) == Some(id);
+        self.by_id.find(self.keys.hash_one(id), is_meant).copied()
     }
 
-    pub(super) fn id(&self, device: Number) -> Option<DeviceId> {
-        self.known.get(device)?.id.whole()
+    pub(super) fn id(&self, device: Number) -> Option<&DeviceId> {
+        self.known.get(device)?.id.as_ref()
     }
 
     /// None where it is not connected: for the devices that hear of something.
-    pub(super) fn id_and_queues(&self, device: Number) -> Option<(DeviceId, &[Arc<str>])> {
+    pub(super) fn id_and_queues(&self, device: Number) -> Option<(&DeviceId, &[Arc<str>])> {
         let device = self.known.get(device).filter(|device| device.queues != NO_QUEUES)?;
-        Some((device.id.whole()?, self.sets.get(device.queues)))
+        Some((device.id.as_ref()?, self.sets.get(device.queues)))
     }
 
     pub(super) fn queues(&self, device: Number) -> &[Arc<str>] {
@@ -152,10 +108,11 @@ impl Devices {
         if let Some(known) = self.find(id) {
             return known;
         }
-        let device = self.known.insert(Device { id: id.into(), queues: NO_QUEUES, n_subscriptions: 0 });
+        let device = self.known.insert(Device { id: Some(id.clone()), queues: NO_QUEUES, n_subscriptions: 0 });
         let (known, keys) = (&self.known, &self.keys);
-        let hash_of = |number: &Number| known.get(*number).map_or(0, |device| keys.hash_one(device.id.text()));
-        self.by_id.insert(hash_of(&device), device, hash_of);
+        let id_of = |number: &Number| known.get(*number).and_then(|device| device.id.as_ref());
+        let hash_of = |number: &Number| id_of(number).map_or(0, |id| keys.hash_one(id));
+        self.by_id.insert(keys.hash_one(id), device, hash_of);
         device
     }
 
@@ -164,8 +121,9 @@ impl Devices {
         if !self.known.get(device).is_some_and(is_idle) {
             return;
         }
-        let removed = self.known.remove(device);
-        self.by_id.remove(self.keys.hash_one(removed.id.text()), |number| *number == device);
+        if let Some(id) = self.known.remove(device).id {
+            self.by_id.remove(self.keys.hash_one(&id), |number| *number == device);
+        }
     }
 }
 

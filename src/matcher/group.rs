@@ -23,8 +23,10 @@ const HAS_KEY: u8 = 16;
 /// Bytes of a hash in a channel's key.
 const HASH: usize = 16;
 
-/// What a match reads of most groups lies in it, in two neighbouring lines of the processor's cache.
+/// What a match reads of most groups lies in it, in two neighbouring lines of the processor's cache: it is one and a half of them, and
+/// would be in three without being aligned.
 #[derive(Default)]
+#[repr(align(32))]
 pub(super) struct Group {
     pub(super) members: Members,
     /// The index that it stands in.

@@ -281,7 +281,7 @@ impl Matcher {
         SubscriptionId::parse(&to_hex(&self.subscriptions.get(subscription)?.id)).ok()
     }
 
-    pub fn device_of(&self, subscription: Number) -> Option<DeviceId> {
+    pub fn device_of(&self, subscription: Number) -> Option<&DeviceId> {
         let subscription = self.subscriptions.get(subscription).filter(|it| it.device != NONE)?;
         self.devices.id(subscription.device)
     }
@@ -356,7 +356,7 @@ impl Matcher {
         let mut hit = Hit::of(Audience::of([hearing.step()]));
         for device in Self::devices_of(hearing.group, offset) {
             if let Some((id, queues)) = self.devices.id_and_queues(device) {
-                hit.add(&id, queues);
+                hit.add(id, queues);
             }
         }
         if hit.devices.is_empty() { Vec::new() } else { vec![hit] }
@@ -377,7 +377,7 @@ impl Matcher {
                 Hit::of(Audience::of(places.iter().filter_map(|place| hearing.get(*place)).map(Hearing::step)))
             });
             if let Some((id, queues)) = self.devices.id_and_queues(*device) {
-                hit.add(&id, queues);
+                hit.add(id, queues);
             }
         }
         hits.into_values().collect()

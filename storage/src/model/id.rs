@@ -6,6 +6,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use sha2::{Digest as _, Sha256};
 use ulid::Ulid;
 
+use super::text::Text;
+
 /// Why a text is no id.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidId {
@@ -37,9 +39,12 @@ fn check_name(text: &str) -> Result<(), InvalidId> {
 
 macro_rules! text_id {
     ($(#[$doc:meta])* $name:ident, $check:ident) => {
+        text_id!($(#[$doc])* $name, $check, Arc<str>);
+    };
+    ($(#[$doc:meta])* $name:ident, $check:ident, $text:ty) => {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-        pub struct $name(Arc<str>);
+        pub struct $name($text);
 
         impl $name {
             /// Takes a text that fits the contract's rule for it (contract §11).
@@ -108,8 +113,8 @@ text_id!(
     UserId, check_id
 );
 text_id!(
-    /// An endpoint of one user that receives messages.
-    DeviceId, check_id
+    /// An endpoint of one user that receives messages. A change may go to thousands of them, each of which is named.
+    DeviceId, check_id, Text
 );
 text_id!(
     /// A document, unique within its application and model.
@@ -129,7 +134,7 @@ macro_rules! generated {
         impl $name {
             /// A new id: 26 characters that sort by the time they were made, 80 bits of them random.
             pub fn generate() -> Self {
-                Self(Ulid::generate().to_string().to_ascii_lowercase().into())
+                Self(Ulid::generate().to_string().to_ascii_lowercase().as_str().into())
             }
         }
     )*};

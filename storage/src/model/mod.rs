@@ -22,6 +22,7 @@ pub(crate) mod pointer;
 
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+mod text;
 
 pub use change::{Entry, Event};
 pub use channel::Channel;
