@@ -53,6 +53,11 @@ macro_rules! text_id {
                 Ok(Self(text.into()))
             }
 
+            /// Whether the text fits that rule.
+            pub fn is_valid(text: &str) -> bool {
+                $check(text).is_ok()
+            }
+
             pub fn as_str(&self) -> &str {
                 &self.0
             }

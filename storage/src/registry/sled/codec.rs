@@ -142,13 +142,17 @@ pub(super) fn store_key(app: Option<&AppId>, id: &str) -> Vec<u8> {
 
 /// The key that stands in the store as `stored`.
 pub(super) fn record_key(kind: Kind, stored: &[u8]) -> Result<Key> {
-    let text = std::str::from_utf8(stored).map_err(|_| corrupt("key that is not UTF-8 in the registry's store"))?;
-    let (app, id) = text.split_once('\0').ok_or_else(|| corrupt("key without an end of its application"))?;
+    let (app, id) = split_key(stored)?;
     let app = match app {
         "" => None,
         app => Some(AppId::parse(app).map_err(|_| corrupt("key of no valid application in the registry's store"))?),
     };
     Ok(Key { kind, app, id: id.to_owned() })
+}
+
+fn split_key(stored: &[u8]) -> Result<(&str, &str)> {
+    let text = std::str::from_utf8(stored).map_err(|_| corrupt("key that is not UTF-8 in the registry's store"))?;
+    text.split_once('\0').ok_or_else(|| corrupt("key without an end of its application"))
 }
 
 pub(super) fn store_value(revision: u64, value: &[u8]) -> Vec<u8> {
@@ -159,9 +163,21 @@ pub(super) fn store_value(revision: u64, value: &[u8]) -> Vec<u8> {
 }
 
 pub(super) fn record_value(stored: &[u8]) -> Result<Slot> {
-    let (revision, value) =
-        stored.split_first_chunk::<8>().ok_or_else(|| corrupt("value without a revision in the registry's store"))?;
+    let (revision, value) = split_value(stored)?;
     Ok(Slot { revision: u64::from_be_bytes(*revision), value: Some(Bytes::copy_from_slice(value)) })
+}
+
+fn split_value(stored: &[u8]) -> Result<(&[u8; 8], &[u8])> {
+    stored.split_first_chunk::<8>().ok_or_else(|| corrupt("value without a revision in the registry's store"))
+}
+
+/// Refuses what [`record_key`] and [`record_value`] cannot read, and keeps nothing.
+pub(super) fn check_entry(key: &[u8], value: &[u8]) -> Result<()> {
+    let (app, _) = split_key(key)?;
+    if !app.is_empty() && !AppId::is_valid(app) {
+        return Err(corrupt("key of no valid application in the registry's store"));
+    }
+    split_value(value).map(drop)
 }
 
 fn corrupt(message: &str) -> Error {

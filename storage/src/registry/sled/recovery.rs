@@ -8,16 +8,19 @@
 use std::{
     fs::{self, DirBuilder},
     io::ErrorKind as Io,
-    ops::ControlFlow,
+    ops::{AddAssign, ControlFlow},
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use tracing::{error, info};
 
 use super::{
-    codec::{decode_call, record_key, record_value, store_key, store_value},
+    codec::{check_entry, decode_call, record_key, record_value, store_key, store_value},
     export::{self, Summary, Writer},
     layer::{Layer, Range, Slot},
     store::{Engine, Store},
@@ -51,6 +54,7 @@ pub(super) struct Site {
 pub(super) struct Restored {
     pub(super) store: Box<dyn Store>,
     pub(super) mark: u64,
+    /// About what it holds: what replaying the journal changed is not counted.
     pub(super) records: Content,
     /// The export, if there is a sound one.
     pub(super) export: Option<Summary>,
@@ -67,6 +71,13 @@ pub(super) struct Opened {
 pub(super) struct Content {
     pub(super) records: u64,
     pub(super) bytes: u64,
+}
+
+impl AddAssign for Content {
+    fn add_assign(&mut self, other: Self) {
+        self.records += other.records;
+        self.bytes += other.bytes;
+    }
 }
 
 /// Opens the store with everything that the journal has on disk, makes it small when it takes too much space, and sees to it
@@ -97,15 +108,19 @@ pub(super) fn restore(site: &Site, upto: u64) -> Result<Restored> {
 
     let kept = match site.kept_store()? {
         // The export is newer than what was found: better than a hole.
-        Some((_, mark)) if !reaches(mark) && export.is_some_and(|export| reaches(export.sequence)) => {
+        Some((_, mark, _)) if !reaches(mark) && export.is_some_and(|export| reaches(export.sequence)) => {
             site.set_aside(&format!("its mark {mark} lies below the journal, which begins at {oldest}"))?;
             None
         }
         kept => kept,
     };
-    let (store, mark) = match kept {
+    let (store, mark, records) = match kept {
         Some(kept) => kept,
-        None => new_store(&site.dir, &*site.engine, export)?,
+        None => {
+            let (store, mark) = new_store(&site.dir, &*site.engine, export)?;
+            let records = content(&*store)?;
+            (store, mark, records)
+        }
     };
     if !reaches(mark) {
         let message =
@@ -118,7 +133,6 @@ pub(super) fn restore(site: &Site, upto: u64) -> Result<Restored> {
         return Err(site.corrupt(&message));
     }
     replay(site, &*store, mark, upto)?;
-    let records = content(&*store)?;
     Ok(Restored { store, mark: upto, records, export })
 }
 
@@ -134,23 +148,23 @@ fn sound_export(site: &Site) -> Result<Option<Summary>> {
 }
 
 impl Site {
-    /// The store that is there, with its mark, unless it is damaged or was never ready: then it is moved aside.
-    fn kept_store(&self) -> Result<Option<(Box<dyn Store>, u64)>> {
+    /// The store that is there, with its mark and what it holds, unless it is damaged or was never ready: then it is moved aside.
+    fn kept_store(&self) -> Result<Option<(Box<dyn Store>, u64, Content)>> {
         let dir = self.dir.join(STORE);
         if !dir.exists() {
             return Ok(None);
         }
         let opened = self.engine.open(&dir).and_then(|store| {
-            content(&*store)?;
+            let records = content(&*store)?;
             let mark = store.mark()?.map(|mark| decode_mark(&mark)).transpose()?;
-            Ok((store, mark))
+            Ok((store, mark, records))
         });
         match opened {
-            Ok((store, Some(mark))) => {
+            Ok((store, Some(mark), records)) => {
                 self.remove_leftover()?;
-                return Ok(Some((store, mark)));
+                return Ok(Some((store, mark, records)));
             }
-            Ok((store, None)) => {
+            Ok((store, None, _)) => {
                 drop(store);
                 self.set_aside("it has no mark: it lost everything, or never got ready")?;
             }
@@ -251,18 +265,37 @@ pub(super) fn decode_mark(mark: &[u8]) -> Result<u64> {
     }
 }
 
-/// Reads everything once: what cannot be read is found here.
+/// Reads everything once: what cannot be read is found here. Two threads share the kinds: there may be millions of records.
 pub(super) fn content(store: &dyn Store) -> Result<Content> {
+    let next = AtomicUsize::new(0);
+    let read = || {
+        let mut read = Content::default();
+        while let Some(kind) = Kind::ALL.get(next.fetch_add(1, Ordering::Relaxed)) {
+            read += content_of(store, *kind)?;
+        }
+        Ok(read)
+    };
+    std::thread::scope(|scope| {
+        let other = std::thread::Builder::new().name("registry-reader".to_owned()).spawn_scoped(scope, read);
+        let mut content = read()?;
+        match other.map(std::thread::ScopedJoinHandle::join) {
+            Ok(Ok(read)) => content += read?,
+            Ok(Err(panic)) => std::panic::resume_unwind(panic),
+            // There is no other thread: everything was read here.
+            Err(_) => {}
+        }
+        Ok(content)
+    })
+}
+
+fn content_of(store: &dyn Store, kind: Kind) -> Result<Content> {
     let mut content = Content::default();
-    for kind in Kind::ALL {
-        store.scan(kind, &Range::ALL, &mut |key, value| {
-            record_key(kind, key)?;
-            record_value(value)?;
-            content.records += 1;
-            content.bytes += (key.len() + value.len()) as u64;
-            Ok(ControlFlow::Continue(()))
-        })?;
-    }
+    store.scan(kind, &Range::ALL, &mut |key, value| {
+        check_entry(key, value)?;
+        content.records += 1;
+        content.bytes += (key.len() + value.len()) as u64;
+        Ok(ControlFlow::Continue(()))
+    })?;
     Ok(content)
 }
 
