@@ -3,6 +3,9 @@
 //!
 //! Only time in which this process ran counts: after a start every device has its whole `keepFor` again. So the clocks are kept
 //! here, in memory, fed by the registry; the removal itself is conditional on the record that was read.
+//!
+//! Devices that did nothing since the start have no clock of their own, for there may be millions: they all went to sleep at the
+//! start, and are looked through a stretch at a time when the first of them may be due.
 
 use std::collections::HashMap;
 
@@ -10,8 +13,8 @@ use nexxus_storage::{
     ErrorKind, Result,
     model::{AppId, DeviceId, Timestamp},
     registry::{
-        Expect, Feed, Key, Kind, News, Write,
-        records::{Connection, Device, Session, decode},
+        Expect, Feed, Key, Kind, News, Record, Write,
+        records::{Connection, Device, Session, Typed, decode},
     },
 };
 use tokio::time::{Duration, Instant, MissedTickBehavior};
@@ -33,6 +36,11 @@ const AT_ONCE: usize = 500;
 /// How often sessions that have ended are looked for.
 const SESSIONS_EVERY: Duration = Duration::from_secs(10 * 60);
 const KINDS: [Kind; 2] = [Kind::Device, Kind::Connection];
+/// Records that are read at once.
+const PAGE: usize = 1_000;
+/// Devices that are looked through in one tick, which takes some hundredths of a second. With more, the last of them are removed a
+/// little late.
+const LOOKED_THROUGH: usize = 5 * PAGE;
 
 impl Domain {
     /// Flushes cursors each second, removes devices whose `keepFor` has passed without a connection, counted while this process
@@ -40,7 +48,7 @@ impl Domain {
     pub async fn keep_devices(self, stop: Stop) -> Result<(), Failure> {
         let registry = self.backends.registry.clone();
         let mut feed = registry.feed(&KINDS).await?;
-        let mut clocks = Clocks::default();
+        let mut clocks = Clocks::since(Start { at: Instant::now(), time: Timestamp::now() });
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut sessions_at = Instant::now() + SESSIONS_EVERY;
@@ -55,6 +63,9 @@ impl Domain {
                 continue;
             }
             self.expire_due(&mut clocks).await;
+            if let Err(error) = self.look_through_sleepers(&mut clocks).await {
+                outlast("the expiry of devices", error).await?;
+            }
             if Instant::now() >= sessions_at {
                 sessions_at = Instant::now() + SESSIONS_EVERY;
                 self.drop_ended_sessions().await.unwrap_or_else(|error| warn!(%error, "ended sessions are kept"));
@@ -68,33 +79,76 @@ impl Domain {
     async fn wind(&self, clocks: &mut Clocks, feed: &mut dyn Feed) -> Result<()> {
         let news = feed.read().await?;
         // What was read and not taken in, because of an error, the feed does not tell again.
-        if !std::mem::replace(&mut clocks.are_whole, false) || news.contains(&News::Reload) {
-            self.load(clocks).await?;
-        } else {
-            for news in news {
-                if let News::Written { key, value } = news {
-                    clocks.take_in(&key, value.as_deref());
-                }
+        let known = std::mem::replace(&mut clocks.known, Known::InPart);
+        if known != Known::All || news.contains(&News::Reload) {
+            let are_all_asleep = known == Known::Nothing && !news.contains(&News::Reload);
+            self.load(clocks, are_all_asleep).await?;
+        }
+        for news in news {
+            if let News::Written { key, value } = news {
+                clocks.take_in(&key, value.as_deref());
             }
         }
-        clocks.are_whole = true;
+        clocks.known = Known::All;
         Ok(())
     }
 
-    /// Reads every device and connection there is; clocks that run go on.
-    async fn load(&self, clocks: &mut Clocks) -> Result<()> {
-        let registry = &self.backends.registry;
-        let mut anew = Clocks::default();
+    /// Reads every device and connection there is; clocks that run go on. `are_all_asleep`: but for those who are connected.
+    async fn load(&self, clocks: &mut Clocks, are_all_asleep: bool) -> Result<()> {
+        let mut anew = Clocks::since(clocks.started);
         for app in self.catalog.list() {
-            let devices: Vec<Device> = registry.load_all(Kind::Device, Some(app.id()), "").await?;
-            for device in devices {
-                let since = clocks.of.get(&(device.app.clone(), device.id.clone())).map(|clock| clock.since);
-                anew.registered(&device, since);
+            let mut after = None;
+            while !are_all_asleep && let Some(page) = self.page(Kind::Device, app.id(), &mut after).await? {
+                for device in page.iter().filter_map(read::<Device>) {
+                    let since = clocks.of.get(&(device.app.clone(), device.id.clone())).map(|clock| clock.since);
+                    if since.is_some() || !anew.was_idle(&device) {
+                        anew.registered(&device, since);
+                    }
+                }
             }
-            let connections: Vec<Connection> = registry.load_all(Kind::Connection, Some(app.id()), "").await?;
-            connections.into_iter().for_each(|connection| anew.connected(connection));
+            let mut after = None;
+            while let Some(page) = self.page(Kind::Connection, app.id(), &mut after).await? {
+                for connection in page.iter().filter_map(read::<Connection>) {
+                    let is_known = anew.of.contains_key(&(connection.app.clone(), connection.device.clone()));
+                    if !is_known && let Some((device, _)) = self.device_record(app.id(), &connection.device).await? {
+                        anew.registered(&device, None);
+                    }
+                    anew.connected(connection);
+                }
+            }
         }
-        clocks.of = anew.of;
+        *clocks = Clocks { known: Known::InPart, ..anew };
+        Ok(())
+    }
+
+    /// The next records of a kind. None after the last.
+    async fn page(&self, kind: Kind, app: &AppId, after: &mut Option<String>) -> Result<Option<Vec<Record>>> {
+        let page = self.backends.registry.list(kind, Some(app), "", after.as_deref(), PAGE).await?;
+        let Some(last) = page.last() else { return Ok(None) };
+        *after = Some(last.key.id.clone());
+        Ok(Some(page))
+    }
+
+    /// Removes devices that did nothing since the start for as long as they are kept: a stretch of all devices, when it is time.
+    async fn look_through_sleepers(&self, clocks: &mut Clocks) -> Result<()> {
+        let (mut n_seen, mut n_due) = (0, 0);
+        while n_seen < LOOKED_THROUGH && n_due < AT_ONCE && clocks.sleepers.is_time(Instant::now()) {
+            let Some(app) = clocks.sleepers.app.clone() else {
+                clocks.sleepers.turn_to(self.catalog.list().first().map(|first| first.id()));
+                continue;
+            };
+            let Some(page) = self.page(Kind::Device, &app, &mut clocks.sleepers.after).await? else {
+                clocks.sleepers.turn_to(self.catalog.list().iter().map(|next| next.id()).find(|next| **next > app));
+                continue;
+            };
+            n_seen += page.len();
+            for device in page.iter().filter_map(read::<Device>) {
+                if clocks.is_due_asleep(&device, Instant::now()) {
+                    n_due += 1;
+                    self.expire(&device.app, &device.id, device.generation).await?;
+                }
+            }
+        }
         Ok(())
     }
 
@@ -153,12 +207,57 @@ impl Domain {
     }
 }
 
+/// A record that cannot be read is left to those who need it.
+fn read<T: Typed>(record: &Record) -> Option<T> {
+    record.decode().inspect_err(|error| warn!(key = %record.key.id, %error, "a record cannot be read")).ok()
+}
+
 /// Since when each device has had no connection.
-#[derive(Default)]
 struct Clocks {
+    /// Of devices that did something since the start.
     of: HashMap<(AppId, DeviceId), Clock>,
-    /// They stand for everything that the feed told so far.
-    are_whole: bool,
+    sleepers: Sleepers,
+    started: Start,
+    /// How much they know of what the feed told so far.
+    known: Known,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Known {
+    Nothing,
+    InPart,
+    All,
+}
+
+#[derive(Clone, Copy)]
+struct Start {
+    at: Instant,
+    time: Timestamp,
+}
+
+/// How far the devices without clocks are looked through.
+struct Sleepers {
+    /// Before the first application: none.
+    app: Option<AppId>,
+    after: Option<String>,
+    /// When a round begins, or has begun; none when nobody sleeps any more.
+    round: Option<Instant>,
+    /// When the first of those that were seen in this round is due.
+    first_due: Option<Instant>,
+}
+
+impl Sleepers {
+    fn is_time(&self, now: Instant) -> bool {
+        self.round.is_some_and(|round| round <= now)
+    }
+
+    /// Goes on with an application; without one the round is over.
+    fn turn_to(&mut self, app: Option<&AppId>) {
+        (self.app, self.after) = (app.cloned(), None);
+        if app.is_none() {
+            self.round = self.first_due.take();
+        }
+    }
 }
 
 struct Clock {
@@ -171,6 +270,29 @@ struct Clock {
 }
 
 impl Clocks {
+    fn since(started: Start) -> Self {
+        // Nobody is due earlier.
+        let sleepers = Sleepers { app: None, after: None, round: Some(started.at + AT_LEAST), first_due: None };
+        Self { of: HashMap::new(), sleepers, started, known: Known::Nothing }
+    }
+
+    /// Whether a device has done nothing since the start.
+    fn was_idle(&self, device: &Device) -> bool {
+        device.last_seen.unwrap_or(device.created_at).max(device.created_at) < self.started.time
+    }
+
+    /// Whether the time of a device without a clock has passed; when it will, is remembered.
+    fn is_due_asleep(&mut self, device: &Device, now: Instant) -> bool {
+        if self.of.contains_key(&(device.app.clone(), device.id.clone())) {
+            return false;
+        }
+        let due = self.started.at + kept_for(device);
+        // One that could not be removed is seen again later.
+        let next = if due <= now { now + AT_LEAST } else { due };
+        self.sleepers.first_due = Some(self.sleepers.first_due.map_or(next, |first| first.min(next)));
+        due <= now
+    }
+
     fn take_in(&mut self, key: &Key, value: Option<&[u8]>) {
         match (key.kind, value) {
             (Kind::Device, Some(value)) => {
@@ -197,6 +319,8 @@ impl Clocks {
 
     fn registered(&mut self, device: &Device, since: Option<Instant>) {
         let now = Instant::now();
+        // What writes the record of a sleeping device otherwise does not wind its clock up.
+        let since = since.or_else(|| self.was_idle(device).then_some(self.started.at));
         let clock = self.of.entry((device.app.clone(), device.id.clone())).or_insert_with(|| Clock {
             keep_for: Duration::ZERO,
             generation: device.generation,
@@ -208,8 +332,7 @@ impl Clocks {
             clock.since = now;
         }
         clock.generation = device.generation;
-        let least = if device.generation == 0 { NEVER_CONNECTED } else { AT_LEAST };
-        clock.keep_for = Duration::from_secs(device.keep_for).max(least);
+        clock.keep_for = kept_for(device);
     }
 
     fn connected(&mut self, connection: Connection) {
@@ -240,6 +363,11 @@ impl Clocks {
     }
 }
 
+fn kept_for(device: &Device) -> Duration {
+    let least = if device.generation == 0 { NEVER_CONNECTED } else { AT_LEAST };
+    Duration::from_secs(device.keep_for).max(least)
+}
+
 #[cfg(test)]
 mod tests {
     use nexxus_storage::model::Offset;
@@ -266,13 +394,18 @@ mod tests {
         Connection { app: device.app, device: device.id, queue: queue.to_owned(), generation }
     }
 
+    /// As of a start a while ago.
+    fn clocks() -> Clocks {
+        Clocks::since(Start { at: Instant::now(), time: "2026-01-01T00:00:00Z".parse().expect("a time") })
+    }
+
     fn is_due(clocks: &Clocks) -> bool {
         !clocks.due(Instant::now()).is_empty()
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_device_is_due_when_it_was_away_for_its_time() {
-        let mut clocks = Clocks::default();
+        let mut clocks = clocks();
         clocks.registered(&device(60, 1), None);
         clocks.connected(connection("q1", 1));
         clocks.connected(connection("q2", 2));
@@ -296,7 +429,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_device_that_never_connected_has_ten_minutes() {
-        let mut clocks = Clocks::default();
+        let mut clocks = clocks();
         clocks.registered(&device(60, 0), None);
         tokio::time::advance(Duration::from_secs(599)).await;
         assert!(!is_due(&clocks));
@@ -304,5 +437,39 @@ mod tests {
         assert!(is_due(&clocks));
         clocks.registered(&device(3600, 0), None);
         assert!(!is_due(&clocks));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_did_nothing_since_the_start_sleeps_without_a_clock() {
+        let mut clocks = Clocks::since(Start { at: Instant::now(), time: Timestamp::now() });
+        let old = |keep_for, generation| Device {
+            created_at: "2020-01-01T00:00:00Z".parse().expect("a time"),
+            ..device(keep_for, generation)
+        };
+        assert!(!clocks.sleepers.is_time(Instant::now()));
+        tokio::time::advance(Duration::from_secs(10)).await;
+        assert!(clocks.sleepers.is_time(Instant::now()), "the first may be due");
+        let app = old(0, 1).app;
+        clocks.sleepers.turn_to(Some(&app));
+        for (device, expected) in [(old(60, 1), false), (old(3, 0), false), (old(10, 1), true), (old(0, 1), true)] {
+            assert_eq!(clocks.is_due_asleep(&device, Instant::now()), expected, "{device:?}");
+        }
+        clocks.sleepers.turn_to(None);
+        assert!(!clocks.sleepers.is_time(Instant::now()));
+        tokio::time::advance(Duration::from_secs(10)).await;
+        assert!(clocks.sleepers.is_time(Instant::now()), "what could not be removed is seen again");
+        // What is written without a connection does not wake it: it is due as of the start.
+        clocks.registered(&old(60, 1), None);
+        assert!(!clocks.is_due_asleep(&old(60, 1), Instant::now() + Duration::from_secs(100)), "it has a clock");
+        tokio::time::advance(Duration::from_secs(39)).await;
+        assert!(!is_due(&clocks));
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert!(is_due(&clocks));
+        let connects = Device { last_seen: Some("2099-01-01T00:00:00Z".parse().expect("a time")), ..old(60, 2) };
+        clocks.of.clear();
+        clocks.registered(&connects, None);
+        assert!(!is_due(&clocks), "its time begins when it wakes");
+        clocks.sleepers.turn_to(None);
+        assert!(!clocks.sleepers.is_time(Instant::now() + Duration::from_secs(1_000_000)), "nobody sleeps any more");
     }
 }
