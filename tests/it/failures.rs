@@ -146,3 +146,40 @@ async fn a_stage_that_hangs_is_given_up_at_the_deadline_and_what_it_had_comes_ag
     }
     assert_eq!(told, accepted.iter().map(|(id, _)| id.clone()).collect::<Vec<_>>());
 }
+
+#[tokio::test]
+async fn it_is_not_ready_until_the_matcher_is_loaded() {
+    let (mut server, anna) = with_anna(&[]).await;
+    anna.device("phone").await.subscribe(json!({ "model": "note" })).await;
+    assert_eq!(server.stop(), Some(0));
+    server.failpoints("transport-manager.load=return(stall:notes)");
+    server.restart_unready().await;
+    let readyz = async |server: &Server| {
+        let answer = reqwest::get(format!("{}/readyz", server.url)).await.expect("an answer");
+        (answer.status(), answer.text().await.expect("a text"))
+    };
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let (status, text) = readyz(&server).await;
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{text}");
+        if text.contains("matcher") {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{text}: {}", log_of(server.dir()));
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(log_of(server.dir()).matches("the matcher is loaded").count(), 1, "only before");
+    // What is written meanwhile is accepted, and reaches who listens when somebody matches.
+    let anna = User { app: server.again(&anna.app), ..anna };
+    let (id, _) = anna.create("note", json!({ "text": "early" })).await;
+    assert_eq!(readyz(&server).await.0, StatusCode::SERVICE_UNAVAILABLE);
+    server.kill();
+    server.failpoints("");
+    server.restart().await;
+    let log = log_of(server.dir());
+    let loaded = log.lines().rfind(|line| line.contains("the matcher is loaded")).unwrap_or_default();
+    assert!(loaded.contains("subscriptions=1"), "{log}");
+    let anna = User { app: server.again(&anna.app), ..anna };
+    let found = anna.request(Method::GET, &format!("/model/note/{id}")).send().await.expect("an answer");
+    assert_eq!(found.status(), StatusCode::OK);
+}

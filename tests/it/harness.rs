@@ -89,6 +89,13 @@ impl Server {
         true
     }
 
+    /// Starts it again on the same data, and does not wait until it is ready: until `/readyz` answers.
+    #[cfg(feature = "failpoints")]
+    pub(crate) async fn restart_unready(&mut self) {
+        let started = launch_until(StatusCode::SERVICE_UNAVAILABLE, &self.dir, &self.environment).await;
+        (self.child, self.url, self.admin_token) = started.expect("the server runs");
+    }
+
     /// What fails, panics or dies from the next start on (`nexxus_storage::failpoint`).
     #[cfg(feature = "failpoints")]
     pub(crate) fn failpoints(&mut self, places: &str) {
@@ -184,6 +191,15 @@ pub(crate) fn nexxus() -> Command {
 
 /// An error when the server ends before it is ready.
 async fn try_launch(dir: &Path, environment: &[(String, String)]) -> Result<(Child, String, String), ExitStatus> {
+    launch_until(StatusCode::OK, dir, environment).await
+}
+
+/// The same until `/readyz` answers with a status.
+async fn launch_until(
+    wanted: StatusCode,
+    dir: &Path,
+    environment: &[(String, String)],
+) -> Result<(Child, String, String), ExitStatus> {
     let addresses = dir.join("server.json");
     let _gone = std::fs::remove_file(&addresses);
     let mut command = nexxus();
@@ -200,7 +216,7 @@ async fn try_launch(dir: &Path, environment: &[(String, String)]) -> Result<(Chi
         if let Some(status) = child.try_wait().expect("waited for") {
             return Err(status);
         }
-        if let Some(found) = ready(dir, &addresses).await {
+        if let Some(found) = answers(wanted, dir, &addresses).await {
             return Ok((child, found.0, found.1));
         }
         assert!(Instant::now() < deadline, "the server is not ready: {}", log_of(dir));
@@ -242,12 +258,12 @@ fn documents_elsewhere(dir: &Path) -> Vec<(&'static str, String)> {
     Vec::new()
 }
 
-async fn ready(dir: &Path, addresses: &Path) -> Option<(String, String)> {
+async fn answers(wanted: StatusCode, dir: &Path, addresses: &Path) -> Option<(String, String)> {
     let addresses: Value = serde_json::from_slice(&std::fs::read(addresses).ok()?).ok()?;
     let url = addresses["api"].as_str()?.trim_end_matches('/').to_owned();
     let answer = http_client().get(format!("{url}/readyz")).send().await.ok()?;
     let token = std::fs::read_to_string(dir.join("admin_token")).ok()?.trim().to_owned();
-    (answer.status() == StatusCode::OK).then_some((url, token))
+    (answer.status() == wanted).then_some((url, token))
 }
 
 pub(crate) fn log_of(dir: &Path) -> String {

@@ -10,7 +10,7 @@ use std::{
 };
 
 use nexxus_storage::{
-    Error, ErrorKind, Registry, Result,
+    Error, ErrorKind, Registry, Result, failpoint,
     model::{AppId, UserId, change::UserFacts},
     registry::{
         Kind,
@@ -60,6 +60,7 @@ impl<'l> Loading<'l> {
         let mut pages: Pages<records::Subscription> =
             Pages::read(self.domain.backends.registry.clone(), Kind::Subscription, self.app);
         let mut compiling: Option<JoinHandle<Vec<Compiled>>> = None;
+        failpoint::wait_at("transport-manager.load", || self.app.to_string()).await;
         while let Some(page) = pages.next().await? {
             let n_before = self.n_looked_up;
             let is_full = page.is_full;
@@ -194,4 +195,121 @@ fn decode<T: Typed>(page: &[nexxus_storage::registry::Record]) -> Vec<T> {
         record.decode().inspect_err(|error| error!(key = %record.key.id, %error, "a record cannot be read")).ok()
     });
     decoded.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use nexxus_storage::{
+        model::{Channel, Filter, Offset},
+        registry::{Expect, Key, Write},
+    };
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::domain::{Application, testing::Ground};
+
+    /// More than two pages of subscriptions, and more users than are looked up one by one.
+    const N: usize = 2 * PAGE + 100;
+
+    fn user_of(n: usize) -> String {
+        // Not in the order of the devices.
+        format!("user-{:05}", n * 7 % N)
+    }
+
+    fn subscription(app: &Application, n: usize) -> records::Subscription {
+        let note = app.schema.model("note").expect("a model");
+        let filter = Filter::parse(&json!({ "text": format!("text {n}") }), note, false).expect("a filter");
+        let canonical: Value = serde_json::from_str(filter.canonical()).expect("JSON");
+        let mut channel = Channel {
+            app: app.id().clone(),
+            model: "note".parse().expect("a name"),
+            id: None,
+            user: None,
+            filter: Some(Arc::new(filter)),
+        };
+        // One whose model is gone, and one that listens to all.
+        match n {
+            1 => channel.model = "gone".parse().expect("a name"),
+            2 => channel.filter = None,
+            _ => {}
+        }
+        serde_json::from_value(json!({
+            "app": app.id(), "id": format!("{n:032x}"), "device": format!("device-{n:05}"), "user": user_of(n), "model": channel.model,
+            "filter": channel.filter.as_ref().map(|_| canonical), "channel": channel.to_string(), "since": Offset::new(1, n as u64),
+        }))
+        .expect("a subscription")
+    }
+
+    fn user(app: &Application, n: usize) -> records::User {
+        serde_json::from_value(json!({
+            "app": app.id(), "id": user_of(n), "username": user_of(n), "userType": format!("type-{}", n % 3), "details": {},
+            "createdAt": "2026-01-01T00:00:00Z", "updatedAt": "2026-01-01T00:00:00Z",
+        }))
+        .expect("a user")
+    }
+
+    /// The users whose number ends with 9 have no record.
+    async fn fill(ground: &Ground, app: &Application) {
+        let mut writes = Vec::new();
+        for n in 0..N {
+            writes.push(Write::put(&subscription(app, n), Expect::Anything).expect("a record"));
+            if n % 10 != 9 {
+                writes.push(Write::put(&user(app, n), Expect::Anything).expect("a record"));
+            }
+        }
+        let idle = records::User { id: "idle".parse().expect("an id"), ..user(app, 0) };
+        writes.push(Write::put(&idle, Expect::Anything).expect("a record"));
+        let unreadable = Key::new(Kind::Subscription, Some(app.id()), "device-00000/unreadable");
+        writes.push(Write { key: unreadable, value: Some("{}".into()), expect: Expect::Anything });
+        for part in writes.chunks(1_000) {
+            ground.domain.backends.registry.write(part.to_vec()).await.expect("written");
+        }
+        for n in (0..N).step_by(2) {
+            let connection: records::Connection = serde_json::from_value(
+                json!({ "app": app.id(), "device": format!("device-{n:05}"), "queue": "q1", "generation": 1 }),
+            )
+            .expect("a connection");
+            ground.domain.backends.registry.put(&connection, Expect::Anything).await.expect("written");
+        }
+    }
+
+    #[tokio::test]
+    async fn everybody_who_listens_is_there_as_the_registry_has_them() {
+        let ground = Ground::open().await;
+        let app = ground.app(json!({})).await;
+        fill(&ground, &app).await;
+        let load = async |before| {
+            let loading = Loading::new(&ground.domain, app.id(), before, Crowd::of(Some(app.clone())));
+            loading.load().await.expect("loaded")
+        };
+        let crowd = load(None).await;
+        assert_eq!(crowd.n_subscriptions(), N, "all but the unreadable one");
+
+        let heard = parking_lot::Mutex::new(BTreeMap::new());
+        let channels = crowd.channels_where(|listener| {
+            let record = listener.record().expect("a record").into_owned();
+            heard.lock().insert(record.id.to_string(), record);
+            true
+        });
+        let expected: BTreeMap<_, _> =
+            (0..N).step_by(2).map(|n| subscription(&app, n)).map(|record| (record.id.to_string(), record)).collect();
+        assert_eq!(channels.len(), expected.len(), "those who are connected");
+        assert!(heard.into_inner() == expected);
+
+        for n in 0..N {
+            let id = user_of(n).parse().expect("an id");
+            let facts = if n % 10 == 9 { UserFacts::default() } else { user(&app, n).facts };
+            assert_eq!(crowd.facts_of(&id), Some(&facts), "{n}");
+        }
+        assert_eq!(crowd.facts_of(&"idle".parse().expect("an id")), None);
+
+        // What rules know of a user stays as of the log, whatever the registry has meanwhile.
+        let changed = records::User { facts: UserFacts::default(), ..user(&app, 0) };
+        ground.domain.backends.registry.put(&changed, Expect::Anything).await.expect("written");
+        let again = load(Some(&crowd)).await;
+        assert_eq!(again.facts_of(&changed.id), Some(&user(&app, 0).facts));
+        assert_eq!(again.n_subscriptions(), N);
+    }
 }
