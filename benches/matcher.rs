@@ -5,6 +5,7 @@
 //! cargo bench --bench matcher                    criterion, all of it
 //! cargo bench --bench matcher -- memory 1000000  resident memory of so many distinct filtered subscriptions (with `price` or
 //!                                                `title` after the number: of other filters)
+//! cargo bench --bench matcher -- rules 1000000   taking in a new read rule with so many subscriptions: at once, and by slices
 //! ```
 
 use std::{
@@ -16,10 +17,19 @@ use criterion::{
     BatchSize, BenchmarkId, Criterion,
     measurement::{Measurement, ValueFormatter, WallTime},
 };
-use nexxus::{domain::view::View, matcher::Matcher};
-use nexxus_storage::model::{
-    AppId, ChangeId, Channel, DeviceId, Document, Entry, Event, Filter, Model, ModelName, Offset, SubscriptionId,
-    Timestamp, filter::Condition,
+use nexxus::{
+    domain::{Application, alteration::Alteration, view::View},
+    matcher::{
+        Matcher,
+        crowd::{Crowd, Progress},
+    },
+};
+use nexxus_storage::{
+    model::{
+        AppId, ChangeId, Channel, DeviceId, Document, Entry, Event, Filter, Model, ModelName, Offset, SubscriptionId,
+        Timestamp, change::UserFacts, filter::Condition,
+    },
+    registry::records,
 };
 use rustix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
@@ -29,6 +39,9 @@ fn main() {
     if let Some(place) = arguments.iter().position(|argument| argument == "memory") {
         let n = arguments.get(place + 1).and_then(|n| n.parse().ok()).unwrap_or(1_000_000);
         return memory(n, arguments.get(place + 2).map_or("owner", |what| what));
+    }
+    if let Some(place) = arguments.iter().position(|argument| argument == "rules") {
+        return rules(arguments.get(place + 1).and_then(|n| n.parse().ok()).unwrap_or(1_000_000));
     }
     let mut criterion = Criterion::default()
         .with_measurement(CpuTime)
@@ -245,4 +258,68 @@ fn memory(n: usize, what: &str) {
     let begun = Instant::now();
     drop(ground);
     println!("dropped in {:.2?}", begun.elapsed());
+}
+
+const SLICE: Duration = Duration::from_millis(20);
+
+/// Every subscription is of a device and a user of its own, connected, and altered by the new rule.
+fn rules(n: usize) {
+    let read_by = |read: Value, at: u64| {
+        json!({
+            "id": "application_00000001", "name": "a", "authEnabled": true, "allowMultipleLogin": true, "offset": Offset::new(1, at),
+            "createdAt": Timestamp::now(), "updatedAt": Timestamp::now(), "rules": { "item": { "read": read } },
+            "schema": { "item": {
+                "owner": { "type": "string", "filterable": true }, "priority": { "type": "number", "filterable": true },
+            }},
+        })
+    };
+    let before = read_by(json!("user"), 1);
+    let application = |definition: &Value| {
+        let record = serde_json::from_value(definition.clone()).expect("a definition");
+        Arc::new(Application::compile(record).expect("an application"))
+    };
+    let entry = |offset: u64, before: &Value, definition: &Value| {
+        let event = Event::Defined { definition: definition.clone(), before: Some(before.clone()) };
+        Entry { offset: Offset::new(1, offset), change_id: ChangeId::generate(), time: Timestamp::now(), event }
+    };
+    let mut crowd = Crowd::of(Some(application(&before)));
+    let model = crowd.application.as_ref().and_then(|it| it.schema.model("item")).cloned().expect("a model");
+    for number in 0..n {
+        let record = record(number, &model);
+        crowd.matcher.connect(&record.device, "websockets-transport_1");
+        crowd.subscribe(record, Some(UserFacts::default()));
+    }
+    let owner = read_by(json!({ "$or": [{ "priority": { "$lt": 3 } }, { "userId": "$user.id" }] }), 2);
+    let changed = entry(2, &before, &owner);
+    let begun = Instant::now();
+    let n_altered = Alteration::of(&changed).map_or(0, |alteration| crowd.altered_by(&alteration).len());
+    let told = begun.elapsed();
+    crowd.define(Some(application(&owner)));
+    println!("at once: {n_altered} of {n} altered, told in {told:.2?}, with compiling {:.2?}", begun.elapsed());
+    let priority = read_by(json!({ "priority": { "$lt": 5 } }), 3);
+    let (begun, mut longest, mut n_slices) = (Instant::now(), Duration::ZERO, 0);
+    crowd.follow(&entry(3, &owner, &priority));
+    let n_altered = loop {
+        let slice = Instant::now();
+        let progress = crowd.go_on(SLICE);
+        n_slices += 1;
+        longest = longest.max(slice.elapsed());
+        match progress {
+            Progress::More => {}
+            Progress::Done(altered) => break altered.len(),
+            Progress::Lost => unreachable!("it was begun"),
+        }
+    };
+    let took = begun.elapsed();
+    println!("by slices: {n_altered} of {n} altered, in {took:.2?}, {n_slices} slices, the longest {longest:.2?}");
+}
+
+fn record(number: usize, model: &Model) -> records::Subscription {
+    let filter = Filter::parse(&owner_and_priority(number), model, false).expect("a filter");
+    let record = json!({
+        "app": "application_00000001", "id": subscription(number), "device": id("device", number), "user": id("user", number),
+        "model": "item", "channel": format!("app:application_00000001:model:item:filter:{}", filter.hash()),
+        "filter": serde_json::from_str::<Value>(filter.canonical()).expect("JSON"), "since": Offset::new(1, 1),
+    });
+    serde_json::from_value(record).expect("a subscription")
 }

@@ -56,11 +56,28 @@ impl Alteration {
     /// Whether subscriptions to a model, made at an offset, may be altered at all: quicker to say than
     /// [`alters`](Self::alters), which says it of each.
     pub fn may_alter(&self, model: &ModelName, since: Offset) -> bool {
+        self.is_after(since) && self.is_about(model)
+    }
+
+    /// Whether it lies behind an offset: what was read there may be altered.
+    pub fn is_after(&self, since: Offset) -> bool {
         since < self.offset
-            && match &self.cause {
-                Cause::Definition(Some(both)) => !both.0.is_alike_for(&both.1, model),
-                _ => true,
-            }
+    }
+
+    /// Whether subscriptions to a model may be altered.
+    pub fn is_about(&self, model: &ModelName) -> bool {
+        match &self.cause {
+            Cause::Definition(Some(both)) => !both.0.is_alike_for(&both.1, model),
+            _ => true,
+        }
+    }
+
+    /// Whether it is, for a model, the step from one application to another: then what was compiled for them can be compared.
+    pub fn leads(&self, before: &Application, after: &Application, model: &ModelName) -> bool {
+        match &self.cause {
+            Cause::Definition(Some(both)) => both.0.is_alike_for(before, model) && both.1.is_alike_for(after, model),
+            _ => false,
+        }
     }
 
     /// Whether the subscription may get other answers than before. `application`, `facts`: as they are otherwise.
@@ -90,7 +107,7 @@ impl Alteration {
 /// What decides which documents a subscription shows, and which of their fields. Other words for the same are the same: parts in
 /// another order, a rule that asks what the filter asks already, rights that change nothing for this model.
 #[derive(PartialEq)]
-struct Answer {
+pub struct Answer {
     condition: Condition,
     /// The paths that it does not show.
     hidden: Vec<String>,
@@ -99,13 +116,18 @@ struct Answer {
 impl Answer {
     fn of(subscription: &records::Subscription, application: &Application, facts: &UserFacts) -> Option<Self> {
         let view = View::compile(subscription, application, facts).ok()?;
+        Some(Self::to(&view.effective(), view.privileged, &subscription.model, application))
+    }
+
+    /// Of a subscription that asks for all of this, as it was compiled for an application.
+    pub fn to(effective: &Condition, privileged: bool, model: &ModelName, application: &Application) -> Self {
         let mut hidden = Vec::new();
-        if let Some(model) = application.schema.model(subscription.model.as_str())
-            && !view.privileged
+        if let Some(model) = application.schema.model(model.as_str())
+            && !privileged
         {
             collect_hidden("", &model.fields, &mut hidden);
         }
-        Some(Self { condition: view.effective().normalized(), hidden })
+        Self { condition: effective.normalized(), hidden }
     }
 }
 

@@ -54,6 +54,12 @@ impl Application {
             && self.schema.model(model.as_str()) == other.schema.model(model.as_str())
             && self.rules.reads_alike(&other.rules, model)
     }
+
+    /// Whether both show the same of a model, but for whom: filters mean the same.
+    pub fn differs_in_rules_for(&self, other: &Self, model: &ModelName) -> bool {
+        let both = self.schema.model(model.as_str()).zip(other.schema.model(model.as_str()));
+        self.record.auth_enabled == other.record.auth_enabled && both.is_some_and(|(one, other)| one == other)
+    }
 }
 
 /// Every application that is not deleted.

@@ -4,6 +4,8 @@
 //! again where it is needed, which is when rules, users or the schema change. A record that cannot be put together again (its
 //! filter does not fit the schema any more, or means something else under it) is kept as it is.
 
+mod turn;
+
 use std::{
     borrow::Cow,
     collections::HashMap,
@@ -11,11 +13,13 @@ use std::{
 };
 
 use nexxus_storage::{
-    model::{DeviceId, Entry, Event, ModelName, Offset, SubscriptionId, UserId, change::UserFacts},
+    model::{DeviceId, Entry, ModelName, Offset, SubscriptionId, UserId, change::UserFacts},
     registry::records,
 };
 use tracing::{error, warn};
 
+pub use self::turn::Progress;
+use self::turn::Turn;
 use super::{Matcher, Number, users::Users};
 use crate::domain::{Application, alteration::Alteration, view::View};
 
@@ -32,6 +36,8 @@ pub struct Crowd {
     users: Users,
     /// By the number of the subscription.
     kept: HashMap<Number, Box<records::Subscription>>,
+    /// What is not done yet of the entry that was followed last.
+    turn: Option<Box<Turn>>,
 }
 
 /// A subscription of a crowd.
@@ -178,27 +184,6 @@ impl Crowd {
         }
     }
 
-    /// Takes in an entry of the log. Gives the channels of connected devices that have to be asked for anew.
-    pub fn follow(&mut self, entry: &Entry) -> Channels {
-        let altered = match Alteration::of(entry) {
-            Some(alteration) => self.altered_by(&alteration),
-            None => Channels::new(),
-        };
-        match &entry.event {
-            Event::Defined { definition, .. } => {
-                let is_newer = |known: &Arc<Application>| known.record.offset < entry.offset;
-                if self.application.as_ref().is_none_or(is_newer) {
-                    self.define(defined_by(entry, definition));
-                }
-            }
-            Event::UserChanged { user, after, .. } => {
-                self.know(user, after.clone().unwrap_or_default());
-            }
-            _ => {}
-        }
-        altered
-    }
-
     /// What rules know of a user from here on.
     pub fn know(&mut self, user: &UserId, facts: UserFacts) {
         let Some(user) = self.users.find(user) else { return };
@@ -231,7 +216,9 @@ impl Crowd {
     pub fn define(&mut self, application: Option<Arc<Application>>) {
         self.application = application;
         let Some(application) = self.application.clone() else { return };
-        let before = self.compiled.replace(application.clone());
+        // What was compiled for, unless for some this and for others that.
+        let before = self.compiled.replace(application.clone()).filter(|_| self.turn.is_none());
+        self.turn = None;
         let is_alike = |model: &ModelName| before.as_ref().is_some_and(|it| it.is_alike_for(&application, model));
         let affected = self
             .matcher
@@ -256,10 +243,7 @@ impl Crowd {
                 channels.entry(device).or_default().push(channel);
             }
         }
-        let mut channels: Channels = channels.into_iter().map(|(device, keys)| (device.clone(), keys)).collect();
-        channels.iter_mut().for_each(|(_, keys)| keys.sort_unstable());
-        channels.sort_unstable();
-        channels
+        sorted(channels.into_iter().map(|(device, keys)| (device.clone(), keys)))
     }
 
     pub fn n_subscriptions(&self) -> usize {
@@ -270,6 +254,13 @@ impl Crowd {
     pub fn is_over(&self) -> bool {
         self.application.is_none() && self.matcher.is_empty()
     }
+}
+
+fn sorted(channels: impl IntoIterator<Item = (DeviceId, Vec<Arc<str>>)>) -> Channels {
+    let mut channels: Channels = channels.into_iter().collect();
+    channels.iter_mut().for_each(|(_, keys)| keys.sort_unstable());
+    channels.sort_unstable();
+    channels
 }
 
 /// The application from an entry on; none when it is deleted, or cannot be used: then nobody is shown anything.

@@ -252,7 +252,13 @@ impl Group {
 
     /// None at free places only.
     pub(super) fn view(&self) -> Option<PackedView<'_>> {
-        let (flags, mut rest) = self.view_bytes().split_first()?;
+        PackedView::read(self.view_bytes())
+    }
+}
+
+impl<'g> PackedView<'g> {
+    pub(super) fn read(bytes: &'g [u8]) -> Option<Self> {
+        let (flags, mut rest) = bytes.split_first()?;
         let has = |flag: u8| flags & flag != 0;
         let mut text = |is_there: bool| {
             if !is_there {
@@ -275,11 +281,17 @@ impl Group {
             let (found, after) = rest.split_at_checked(length)?;
             (filter, rest) = (Some(found), after);
         }
-        Some(PackedView { privileged: has(PRIVILEGED), id, user, hash, key, filter, readable: rest })
+        Some(Self { privileged: has(PRIVILEGED), id, user, hash, key, filter, readable: rest })
     }
-}
 
-impl PackedView<'_> {
+    /// The bytes of a view that differs in its read rule. `bytes`: of this one.
+    pub(super) fn ruled(&self, bytes: &[u8], readable: &Condition, fields: &mut Fields) -> Vec<u8> {
+        let mut ruled = Vec::with_capacity(bytes.len() + 32);
+        ruled.extend_from_slice(bytes.strip_suffix(self.readable).unwrap_or_default());
+        packed::pack(readable, fields, &mut ruled);
+        ruled
+    }
+
     fn shows(&self, fields: &Fields, document: &Document) -> bool {
         self.id.is_none_or(|id| *id == *document.id.as_str())
             && self.user.is_none_or(|user| document.user.as_ref().is_some_and(|owner| owner.as_str() == user))

@@ -79,13 +79,12 @@ impl Index {
         group::pack(view, &mut self.fields, into);
     }
 
-    /// Gives what [`remove`](Self::remove) needs to find it again.
-    pub(super) fn insert(&mut self, view: &View, group: Number) -> Vec<u8> {
-        let condition = view.effective();
+    /// `condition`: everything that a document of the group has to fulfil. Gives what [`remove`](Self::remove) needs to find it again.
+    pub(super) fn insert(&mut self, condition: &Condition, group: Number) -> Vec<u8> {
         self.n_groups += 1;
-        let Some(plan) = plan::plan(&condition, self) else {
+        let Some(plan) = plan::plan(condition, self) else {
             self.always.insert(group);
-            self.n_unindexed += usize::from(condition != Condition::All);
+            self.n_unindexed += usize::from(*condition != Condition::All);
             return vec![ALWAYS];
         };
         for entry in plan.entries {

@@ -36,7 +36,7 @@ use sha2::{Digest, Sha256};
 
 use self::{
     devices::Devices,
-    group::{Group, Member, from_hex, to_hex},
+    group::{Group, Member, PackedView, from_hex, to_hex},
     index::Index,
     since::Since,
     slab::Slab,
@@ -172,11 +172,53 @@ impl Matcher {
     fn join(&mut self, subscription: Number, view: Option<&View>) {
         let Some(view) = view else { return };
         let group = self.group_of(view);
+        self.put(subscription, group);
+    }
+
+    fn put(&mut self, subscription: Number, group: Number) {
         let Some(members) = self.groups.get_mut(group).map(|group| &mut group.members) else { return };
         if let Some(its) = self.subscriptions.get_mut(subscription) {
             let member = Member { subscription, device: its.device, since: its.since };
             (its.group, its.place) = (group, members.push(member));
         }
+    }
+
+    /// Gives a subscription another read rule, and leaves the rest of its view. None when it has that one already; otherwise
+    /// everything that a document had to fulfil before, and has to now.
+    pub fn rule(&mut self, subscription: Number, readable: &Condition) -> Option<(Condition, Condition)> {
+        let group = self.groups.get(self.subscriptions.get(subscription)?.group)?;
+        let (index_number, view) = (group.index, group.view()?);
+        let index = self.indexes.get_mut(index_number)?;
+        let bytes = view.ruled(group.view_bytes(), readable, &mut index.fields);
+        if bytes == group.view_bytes() {
+            return None;
+        }
+        let before = view.effective(&index.fields);
+        let after = PackedView::read(&bytes)?.effective(&index.fields);
+        // Its place first: a model without groups is forgotten.
+        let group = self.group_with(index_number, &bytes, || after.clone());
+        self.leave(subscription);
+        self.put(subscription, group);
+        Some((before, after))
+    }
+
+    /// Puts a subscription into a group that is there.
+    pub fn move_to(&mut self, subscription: Number, group: Number) {
+        if self.group_of_one(subscription) != Some(group) && self.groups.get(group).is_some() {
+            self.leave(subscription);
+            self.put(subscription, group);
+        }
+    }
+
+    /// The number of the group of a subscription, which others that hear the same have too.
+    pub fn group_of_one(&self, subscription: Number) -> Option<Number> {
+        self.subscriptions.get(subscription).map(|it| it.group).filter(|group| *group != NONE)
+    }
+
+    /// Whether others hear the same.
+    pub fn is_in_company(&self, subscription: Number) -> bool {
+        let group = self.group_of_one(subscription).and_then(|group| self.groups.get(group));
+        group.is_some_and(|group| group.members.as_slice().len() > 1)
     }
 
     fn leave(&mut self, subscription: Number) {
@@ -207,15 +249,21 @@ impl Matcher {
         let Some(index) = self.indexes.get_mut(index_number) else { return NONE };
         let mut bytes = Vec::with_capacity(128);
         index.pack(view, &mut bytes);
-        let hash = self.keys.hash_one((index_number, &bytes));
+        self.group_with(index_number, &bytes, || view.effective())
+    }
+
+    /// The same of a packed view. `effective`: everything that a document of it has to fulfil.
+    fn group_with(&mut self, index_number: Number, bytes: &[u8], effective: impl FnOnce() -> Condition) -> Number {
+        let Some(index) = self.indexes.get_mut(index_number) else { return NONE };
+        let hash = self.keys.hash_one((index_number, bytes));
         let is_same = |group: &Group| group.index == index_number && group.view_bytes() == bytes;
         if let Some(known) = self.by_view.find(hash, |number| self.groups.get(*number).is_some_and(is_same)) {
             return *known;
         }
         let number = self.groups.insert(Group::default());
-        let found_by = index.insert(view, number);
+        let found_by = index.insert(&effective(), number);
         if let Some(place) = self.groups.get_mut(number) {
-            *place = Group::new(&bytes, &found_by, index_number);
+            *place = Group::new(bytes, &found_by, index_number);
         }
         let (groups, keys) = (&self.groups, &self.keys);
         let hash_of = |number: &Number| groups.get(*number).map_or(0, |it| keys.hash_one((it.index, it.view_bytes())));
@@ -263,7 +311,7 @@ impl Matcher {
     }
 
     /// The numbers of all subscriptions. Some may be of none: those have no device.
-    pub fn subscriptions(&self) -> impl Iterator<Item = Number> {
+    pub fn subscriptions(&self) -> std::ops::Range<Number> {
         self.subscriptions.numbers()
     }
 
@@ -322,6 +370,18 @@ impl Matcher {
             filter: view.filter(&index.fields),
             privileged: view.privileged,
         })
+    }
+
+    /// Everything that a document of its model has to fulfil for it. None when it hears nothing.
+    pub fn effective(&self, subscription: Number) -> Option<Condition> {
+        let group = self.groups.get(self.group_of_one(subscription)?)?;
+        Some(group.view()?.effective(&self.indexes.get(group.index)?.fields))
+    }
+
+    /// Whether it sees hidden fields, past all rules.
+    pub fn is_privileged(&self, subscription: Number) -> bool {
+        let group = self.group_of_one(subscription).and_then(|group| self.groups.get(group));
+        group.and_then(Group::view).is_some_and(|view| view.privileged)
     }
 
     /// Who hears of a change, and what.

@@ -92,6 +92,17 @@ pub trait Worker: Send {
     async fn tick(&mut self, _out: &mut Outbox) -> Result<(), Error> {
         Ok(())
     }
+
+    /// Whether work is left that was too long for one call.
+    fn has_more(&self) -> bool {
+        false
+    }
+
+    /// Does a part of what is left. Called between batches as long as [`has_more`](Self::has_more) says so; what has arrived meanwhile is
+    /// handled in between.
+    async fn go_on(&mut self, _out: &mut Outbox) -> Result<(), Error> {
+        Ok(())
+    }
 }
 
 /// Whether an error is the backend's absence (it costs no tries, the queue waits) rather than the message's fault.

@@ -32,6 +32,8 @@ const FIRST_BACK_OFF: Duration = Duration::from_millis(20);
 const LONGEST_BACK_OFF: Duration = Duration::from_secs(5);
 const RECONNECT: Duration = Duration::from_millis(200);
 const TICK: Duration = Duration::from_secs(1);
+/// Between two parts of long work, for what arrives.
+const BREATH: Duration = Duration::from_millis(1);
 
 /// What a stage consumes, and how.
 pub struct Input {
@@ -94,14 +96,18 @@ impl<W: Worker> Runner<W> {
     async fn consume(&mut self, consumer: &mut dyn Consumer) -> Result<()> {
         let mut next_tick = Instant::now() + TICK;
         loop {
+            let until = if self.worker.has_more() { Instant::now() + BREATH } else { next_tick };
             let deliveries = tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return self.drain(consumer).await,
                 deliveries = consumer.receive(self.input.prefetch) => Some(deliveries?),
-                () = tokio::time::sleep_until(next_tick) => None,
+                () = tokio::time::sleep_until(until) => None,
             };
             if let Some(deliveries) = deliveries {
                 self.take(consumer, deliveries).await?;
+            }
+            if self.worker.has_more() {
+                self.go_on().await;
             }
             if Instant::now() >= next_tick {
                 next_tick = Instant::now() + TICK;
@@ -127,6 +133,20 @@ impl<W: Worker> Runner<W> {
         if let Err(error) = contained("tick", ticking).await {
             self.out.take();
             warn!(stage = self.input.stage, %error, "the stage's housekeeping failed");
+        }
+    }
+
+    async fn go_on(&mut self) {
+        let going_on = async {
+            self.worker.go_on(&mut self.out).await?;
+            self.publish().await?;
+            self.worker.told().await
+        };
+        if let Err(error) = contained("go on", going_on).await {
+            self.out.take();
+            warn!(stage = self.input.stage, %error, "a part of the stage's long work failed");
+            // It may be left as it was.
+            self.pause(FIRST_BACK_OFF).await;
         }
     }
 

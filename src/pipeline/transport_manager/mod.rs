@@ -3,6 +3,9 @@
 //! Before it matches a batch it brings its matchers up to the registry. Positions are dense per application: it takes exactly
 //! the next one, drops lower ones, and reads a hole from the change log before it goes on. What it sends says what it covers,
 //! so no message to a transport is precious: a worker that misses one sees the gap and reads the change log itself.
+//!
+//! A new definition takes long where there are many subscriptions: it is taken in by slices, between which other applications are
+//! matched. What comes meanwhile of its own application is dropped, and read from the change log when it is done.
 
 mod loading;
 mod matched;
@@ -13,6 +16,7 @@ mod tests;
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -26,12 +30,15 @@ use nexxus_storage::{
 use self::{matched::Matched, roster::Roster};
 use crate::{
     domain::Domain,
+    matcher::crowd::Progress,
     messages::Change,
     worker::{Outbox, Received, Worker},
 };
 
 /// Entries that are read from the log at once.
 const PAGE: usize = 1_000;
+/// How long others wait for a definition at a time.
+const SLICE: Duration = Duration::from_millis(20);
 
 /// The worker of the stage `transport-manager`.
 pub struct TransportManager {
@@ -39,6 +46,10 @@ pub struct TransportManager {
     roster: Roster,
     /// How far each application is matched.
     matched: HashMap<AppId, Matched>,
+    /// The entries that are not wholly taken in. Of their applications nothing is matched until then.
+    begun: BTreeMap<AppId, Arc<Entry>>,
+    /// How long to go on with one of them at a time.
+    slice: Duration,
     /// The applications that the outbox is about. It was lost, if they are still here when the next one is begun.
     telling: Vec<AppId>,
 }
@@ -48,7 +59,7 @@ impl TransportManager {
     /// matches.
     pub async fn open(domain: Domain, queue: String) -> Result<Self> {
         let roster = Roster::open(domain.clone(), queue).await?;
-        Ok(Self { domain, roster, matched: HashMap::new(), telling: Vec::new() })
+        Ok(Self { domain, roster, matched: HashMap::new(), begun: BTreeMap::new(), slice: SLICE, telling: Vec::new() })
     }
 
     fn begin(&mut self) {
@@ -62,6 +73,10 @@ impl TransportManager {
     /// Takes entries of one application in order, filling holes from the change log. `upto`: what counts as matched where nothing
     /// is known.
     async fn take(&mut self, app: &AppId, upto: Offset, entries: &[Arc<Entry>], out: &mut Outbox) -> Result<()> {
+        if self.begun.contains_key(app) {
+            // They are read from the log when their turn comes.
+            return Ok(());
+        }
         let mut matched = self.matched.remove(app).unwrap_or_else(|| Matched::begin(upto));
         self.telling.push(app.clone());
         let outcome = self.match_all(&mut matched, app, entries, out).await;
@@ -90,20 +105,22 @@ impl TransportManager {
             if entry.offset <= matched.upto {
                 continue;
             }
-            if !matched.is_next(entry.offset) {
-                self.read_hole(matched, app, entry, out).await?;
+            if !matched.is_next(entry.offset) && !self.read_hole(matched, app, entry, out).await? {
+                break;
             }
             failpoint::reach_about("transport-manager.match", || {
                 entry.after().map(|document| document.id.to_string()).unwrap_or_default()
             })?;
-            self.match_one(matched, app, entry, out);
+            if !self.match_one(matched, app, entry, out) {
+                break;
+            }
         }
         matched.send(app, &self.roster, out);
         Ok(())
     }
 
-    /// Everything in the log between what was matched and this entry.
-    async fn read_hole(&mut self, matched: &mut Matched, app: &AppId, entry: &Entry, out: &mut Outbox) -> Result<()> {
+    /// Everything in the log between what was matched and this entry. False when it takes longer.
+    async fn read_hole(&mut self, matched: &mut Matched, app: &AppId, entry: &Entry, out: &mut Outbox) -> Result<bool> {
         if matched.upto.epoch != entry.offset.epoch {
             // What was shown may be gone.
             let begin = Offset::new(entry.offset.epoch, 0);
@@ -113,7 +130,8 @@ impl TransportManager {
         }
         while !matched.is_next(entry.offset) {
             let Some(page) = self.read(app, matched.upto).await? else {
-                return self.leap(matched, app, before(entry.offset)).await;
+                self.leap(matched, app, before(entry.offset)).await?;
+                return Ok(true);
             };
             let n_before = page.entries.partition_point(|read| read.entry.offset < entry.offset);
             if n_before == 0 {
@@ -121,10 +139,12 @@ impl TransportManager {
                 return Err(Error::new(ErrorKind::Unavailable, "read hole", message));
             }
             for read in page.entries.iter().take(n_before) {
-                self.match_one(matched, app, &read.entry, out);
+                if !self.match_one(matched, app, &read.entry, out) {
+                    return Ok(false);
+                }
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// What is logged above an offset; none when the log does not reach back to it any more.
@@ -144,19 +164,58 @@ impl TransportManager {
         Ok(())
     }
 
-    fn match_one(&mut self, matched: &mut Matched, app: &AppId, entry: &Entry, out: &mut Outbox) {
-        let altered = self.roster.follow(app, entry);
-        matched.resync(&self.roster, app, altered, Some("rules"), entry.offset);
+    /// False when it takes longer: then it is among those that were begun.
+    fn match_one(&mut self, matched: &mut Matched, app: &AppId, entry: &Arc<Entry>, out: &mut Outbox) -> bool {
+        if self.roster.follow(app, entry) {
+            return self.follow_on(matched, app, entry, out);
+        }
+        self.match_followed(matched, app, entry, out);
+        true
+    }
+
+    fn match_followed(&self, matched: &mut Matched, app: &AppId, entry: &Entry, out: &mut Outbox) {
         matched.take(&self.roster, app, entry);
         if matched.is_full() {
             matched.send(app, &self.roster, out);
         }
     }
 
+    /// Goes on with an entry that takes longer. Says whether it is done.
+    fn follow_on(&mut self, matched: &mut Matched, app: &AppId, entry: &Arc<Entry>, out: &mut Outbox) -> bool {
+        let progress = self.roster.go_on(app, self.slice);
+        if matches!(progress, Progress::More) {
+            self.begun.insert(app.clone(), entry.clone());
+            return false;
+        }
+        self.begun.remove(app);
+        if entry.offset <= matched.upto {
+            return true; // Given up meanwhile.
+        }
+        if let Progress::Done(altered) = progress {
+            matched.resync(&self.roster, app, altered, Some("rules"), entry.offset);
+            self.match_followed(matched, app, entry, out);
+        } else {
+            // The workers see a gap, and find out by the log.
+            self.match_followed(matched, app, entry, out);
+            matched.lose();
+        }
+        true
+    }
+
+    /// Where the log ends of what has been applied, for [`look_at_head`](Self::look_at_head).
+    async fn heads(&self, apps: Vec<AppId>) -> Result<Vec<(AppId, Offset)>> {
+        let mut heads = Vec::with_capacity(apps.len());
+        for app in apps {
+            let marks = self.domain.backends.change_log.marks(&app).await?;
+            heads.push((app, marks.applied));
+        }
+        Ok(heads)
+    }
+
     /// What the log holds beyond what was announced, up to what was applied when the roster was brought up to date: a dropped
     /// message at its end would never show as a hole.
     async fn look_at_head(&mut self, app: &AppId, applied: Offset, out: &mut Outbox) -> Result<()> {
-        loop {
+        while !self.begun.contains_key(app) {
             let upto = self.matched.get(app).map_or(applied, |matched| matched.upto);
             if upto >= applied {
                 // To those that were told nothing for a while, also where there is nothing new.
@@ -176,6 +235,7 @@ impl TransportManager {
             }
             self.take(app, applied, &entries, out).await?;
         }
+        Ok(())
     }
 }
 
@@ -227,15 +287,38 @@ impl Worker for TransportManager {
     async fn tick(&mut self, out: &mut Outbox) -> Result<(), Error> {
         self.begin();
         self.roster.refresh().await?;
-        let mut heads = Vec::new();
-        for app in self.roster.connected() {
-            let marks = self.domain.backends.change_log.marks(&app).await?;
-            heads.push((app, marks.applied));
-        }
+        let heads = self.heads(self.roster.connected()).await?;
         // After the marks: whoever is not known yet has connected, or subscribed, above them.
         self.roster.refresh().await?;
         for (app, applied) in heads {
             self.look_at_head(&app, applied, out).await?;
+        }
+        Ok(())
+    }
+
+    fn has_more(&self) -> bool {
+        !self.begun.is_empty()
+    }
+
+    async fn go_on(&mut self, out: &mut Outbox) -> Result<(), Error> {
+        self.begin();
+        let Some((app, entry)) = self.begun.first_key_value().map(|(app, entry)| (app.clone(), entry.clone())) else {
+            return Ok(());
+        };
+        let mut matched = self.matched.remove(&app).unwrap_or_else(|| Matched::begin(before(entry.offset)));
+        self.telling.push(app.clone());
+        let is_done = self.follow_on(&mut matched, &app, &entry, out);
+        if is_done {
+            matched.send(&app, &self.roster, out);
+        }
+        self.keep(&app, matched);
+        if is_done {
+            // What came meanwhile.
+            let heads = self.heads(vec![app.clone()]).await?;
+            self.roster.refresh_about(&[&app]).await?;
+            for (app, applied) in heads {
+                self.look_at_head(&app, applied, out).await?;
+            }
         }
         Ok(())
     }

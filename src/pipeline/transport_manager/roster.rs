@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use nexxus_storage::{
@@ -21,7 +21,7 @@ use crate::{
     domain::{Application, Domain},
     matcher::{
         Matcher,
-        crowd::{Channels, Crowd, Listener},
+        crowd::{Channels, Crowd, Listener, Progress},
     },
 };
 
@@ -106,6 +106,12 @@ impl Roster {
         Ok(())
     }
 
+    /// As if the feed had told of a gap.
+    #[cfg(test)]
+    pub(super) async fn forget(&mut self) {
+        self.reload().await.expect("read anew");
+    }
+
     async fn load(&self, app: &AppId) -> Result<Crowd> {
         let before = self.crowds.get(app);
         let application = before.and_then(|before| before.application.clone());
@@ -165,17 +171,20 @@ impl Roster {
         Ok(self.crowds.entry(app.clone()).or_default())
     }
 
-    /// Applications and users change at their place in the log. Gives the channels of connected devices that this alters.
-    pub(super) fn follow(&mut self, app: &AppId, entry: &Entry) -> Channels {
-        if !matches!(entry.event, Event::Defined { .. } | Event::UserChanged { .. }) {
-            return Channels::new();
-        }
-        let crowd = self.crowds.entry(app.clone()).or_default();
-        let altered = crowd.follow(entry);
-        if crowd.is_over() {
+    /// Applications and users change at their place in the log. Says whether [`go_on`](Self::go_on) has to be called for that.
+    pub(super) fn follow(&mut self, app: &AppId, entry: &Entry) -> bool {
+        matches!(entry.event, Event::Defined { .. } | Event::UserChanged { .. })
+            && self.crowds.entry(app.clone()).or_default().follow(entry)
+    }
+
+    /// Goes on with the entry that was followed, for about so long.
+    pub(super) fn go_on(&mut self, app: &AppId, slice: Duration) -> Progress {
+        let Some(crowd) = self.crowds.get_mut(app) else { return Progress::Lost };
+        let progress = crowd.go_on(slice);
+        if crowd.is_over() && !matches!(progress, Progress::More) {
             self.crowds.remove(app);
         }
-        altered
+        progress
     }
 
     /// The log no longer has what lies before: the application counts as it is defined today.

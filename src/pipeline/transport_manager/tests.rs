@@ -1,6 +1,6 @@
 //! The transport manager on the real embedded backends: what it sends to whom, and what it says that covers.
 
-use nexxus_storage::model::{ChangeId, DeviceId, Timestamp};
+use nexxus_storage::model::{ChangeId, DeviceId, Event, Timestamp};
 use serde_json::{Value, json};
 
 use super::*;
@@ -43,6 +43,10 @@ impl Desk {
     /// Logs and applies a new note as the writer would; gives the change that it tells.
     async fn create(&self, id: &str) -> Received<Change> {
         let offset = self.ground.create(&self.app, id, None, json!({ "text": id })).await;
+        self.logged(offset).await
+    }
+
+    async fn logged(&self, offset: Offset) -> Received<Change> {
         let log = &self.ground.domain.backends.change_log;
         let page = log.read_logged(self.app.id(), before(offset), 1).await.expect("the log");
         let entry = page.entries[0].entry.clone();
@@ -55,6 +59,28 @@ impl Desk {
             redelivered: false,
             body: Arc::new(Change { app: self.app.id().clone(), entry }),
         }
+    }
+
+    /// Logs other rules of the application.
+    async fn rule(&self, rules: Value) -> Received<Change> {
+        let before = serde_json::to_value(&self.app.record).expect("JSON");
+        let mut definition = before.clone();
+        definition["rules"] = rules;
+        let event = Event::Defined { definition, before: Some(before) };
+        let log = &self.ground.domain.backends.change_log;
+        let tail = log.marks(self.app.id()).await.expect("marks").head;
+        let (change_id, time) = (ChangeId::generate(), Timestamp::now());
+        let entry = Entry { offset: tail.next(), change_id, time, event };
+        log.append(self.app.id(), tail, vec![entry]).await.expect("logged");
+        log.mark_applied(self.app.id(), tail.next()).await.expect("marked");
+        self.logged(tail.next()).await
+    }
+
+    async fn go_on(&mut self) -> Vec<String> {
+        let mut out = Outbox::default();
+        self.manager.go_on(&mut out).await.expect("gone on");
+        self.manager.told().await.expect("told");
+        shown(out)
     }
 
     async fn handle(&mut self, batch: &[Received<Change>]) -> Vec<String> {
@@ -191,4 +217,84 @@ async fn nobody_is_told_who_does_not_listen() {
     desk.ground.domain.disconnect_device(desk.app.id(), &phone, "t1", 99).await.expect("disconnected");
     let a = desk.create("a").await;
     assert!(desk.handle(&[a]).await.is_empty());
+}
+
+/// A desk with another application, and so many subscriptions in the first that new rules take more than one slice.
+async fn crowded() -> (Desk, Arc<Application>) {
+    let mut desk = Desk::open().await;
+    let first = desk.app.clone();
+    for number in 0..40 {
+        desk.listen(&format!("d{number}"), "t1", json!({ "model": "note" })).await;
+    }
+    desk.app = desk.ground.app(json!({ "id": "b", "name": "b" })).await;
+    desk.ground.register(&desk.app, "anna").await;
+    desk.create("first").await;
+    desk.listen("other", "t1", json!({ "model": "note" })).await;
+    let second = std::mem::replace(&mut desk.app, first);
+    desk.create("first").await;
+    desk.manager.slice = Duration::ZERO;
+    // The worker learns where the applications begin.
+    assert_eq!(desk.tick().await, ["t1 1-1:", "t1 1-1:"]);
+    (desk, second)
+}
+
+#[tokio::test]
+async fn other_applications_are_told_while_new_rules_are_taken_in() {
+    let (mut desk, other) = crowded().await;
+    let (a, rule) = (desk.create("a").await, desk.rule(json!({ "note": { "read": "owner" } })).await);
+    let (b, c) = (desk.create("b").await, desk.create("c").await);
+    let sent = desk.handle(&[a, rule, b]).await;
+    assert!(sent.len() == 1 && sent[0].starts_with("t1 1-2: created a@2>"), "nothing behind it, {sent:?}");
+    assert!(desk.manager.has_more());
+    assert!(desk.handle(&[c]).await.is_empty(), "it waits");
+    assert!(desk.tick().await.is_empty(), "it waits");
+    let first = std::mem::replace(&mut desk.app, other);
+    let theirs = desk.create("x").await;
+    assert_eq!(desk.handle(&[theirs]).await, ["t1 1-2: created x@2>other"]);
+    desk.app = first;
+    assert!(desk.manager.has_more());
+    let mut sent = Vec::new();
+    while desk.manager.has_more() {
+        sent.extend(desk.go_on().await);
+    }
+    // Nobody owns a note: nobody is shown one any more, and everybody has to ask anew.
+    let told = sent.join(" ");
+    assert!(told.starts_with("t1 2-") && !told.contains("created"), "{told}");
+    assert_eq!(told.matches("resync_required rules@3>").count(), 41, "{told}");
+    let upto = desk.manager.matched.get(desk.app.id()).map(|matched| matched.upto.position);
+    assert_eq!(upto, Some(5), "what waited is matched");
+}
+
+#[tokio::test]
+async fn whoever_has_to_ask_anew_sees_a_gap_where_that_was_forgotten() {
+    let (mut desk, _) = crowded().await;
+    let (a, rule) = (desk.create("a").await, desk.rule(json!({ "note": { "read": "public" } })).await);
+    desk.handle(&[a]).await;
+    desk.handle(&[rule]).await;
+    assert!(desk.manager.has_more());
+    desk.manager.roster.forget().await;
+    let b = desk.create("b").await;
+    let sent = desk.go_on().await;
+    assert!(!desk.manager.has_more());
+    // The worker has heard up to 2: it reads from there, and finds the rule.
+    assert!(sent[0] == "t1 3-3:" && sent[1].starts_with("t1 3-4: created b@4>d0+"), "{sent:?}");
+    assert!(desk.handle(&[b]).await.is_empty());
+}
+
+#[tokio::test]
+async fn a_change_that_dies_meanwhile_ends_the_wait_for_new_rules() {
+    let (mut desk, _) = crowded().await;
+    let (a, rule) = (desk.create("a").await, desk.rule(json!({ "note": { "read": "owner" } })).await);
+    let b = desk.create("b").await;
+    desk.handle(&[a, rule]).await;
+    let mut out = Outbox::default();
+    desk.manager.dead(&b, "it is poisonous", &mut out).await.expect("told");
+    desk.manager.told().await.expect("told");
+    assert!(shown(out)[0].starts_with("t1 4-4:"), "a gap before it");
+    while desk.manager.has_more() {
+        assert!(desk.go_on().await.is_empty());
+    }
+    let c = desk.create("c").await;
+    let sent = desk.handle(&[c]).await.join(" ");
+    assert!(!sent.contains("created"), "nobody may see it: {sent}");
 }

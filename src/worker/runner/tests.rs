@@ -46,6 +46,8 @@ struct Seen {
 
 struct Script {
     act: Act,
+    /// Parts of long work that are left.
+    n_parts: usize,
     seen: Arc<Mutex<Seen>>,
     /// Whether what it publishes has to be durable.
     is_precious: bool,
@@ -73,6 +75,18 @@ impl Worker for Script {
     async fn told(&mut self) -> Result<()> {
         self.seen.lock().n_told += 1;
         Ok(())
+    }
+
+    fn has_more(&self) -> bool {
+        self.n_parts > 0
+    }
+
+    async fn go_on(&mut self, out: &mut Outbox) -> Result<()> {
+        self.n_parts -= 1;
+        let part = format!("part-{}", self.n_parts);
+        self.seen.lock().handled.push((part.clone(), Instant::now()));
+        out.publish("out", message_of(&part));
+        if self.n_parts == 1 { Err(error(ErrorKind::Internal)) } else { Ok(()) }
     }
 
     async fn dead(&mut self, message: &Received<Text>, reason: &str, _out: &mut Outbox) -> Result<()> {
@@ -145,6 +159,7 @@ struct Stage {
 struct Setup {
     durability: Option<Durability>,
     is_careless: bool,
+    n_parts: usize,
     publishing: Vec<ErrorKind>,
     consuming: Vec<ErrorKind>,
 }
@@ -169,7 +184,7 @@ impl Stage {
         queues.publish("in", texts.iter().map(|text| message_of(text)).collect()).await.expect("published");
         let (seen, stop) = (Arc::<Mutex<Seen>>::default(), Stop::new());
         let input = Input { stage: "test", queue: "in".to_owned(), durability, prefetch: 100 };
-        let worker = Script { act, seen: seen.clone(), is_precious: !setup.is_careless };
+        let worker = Script { act, n_parts: setup.n_parts, seen: seen.clone(), is_precious: !setup.is_careless };
         let running = tokio::spawn(run(queues.clone(), input, worker, stop.clone()));
         Self { ground, queues, seen, stop, running }
     }
@@ -409,4 +424,17 @@ async fn what_was_accepted_before_the_stop_is_still_handled() {
     // The stop may have been seen first: then it waits for the next start. It is never lost.
     let waiting = queues.browse("in", None, 9).await.expect("messages").len();
     assert_eq!(handled.lock().handled.len() + waiting, 1);
+}
+
+#[tokio::test]
+async fn long_work_goes_on_where_no_batch_waits() {
+    let stage = Stage::start_with(&["a"], fine, Setup { n_parts: 4, ..Setup::default() }).await;
+    until(async || stage.handled().len() == 5).await;
+    assert_eq!(stage.handled(), ["a", "part-3", "part-2", "part-1", "part-0"], "what has arrived comes first");
+    until(async || stage.texts("out").await.len() == 4).await;
+    assert_eq!(stage.texts("out").await, ["a", "part-3", "part-2", "part-0"], "a part that fails tells nothing");
+    stage.queues.publish("in", vec![message_of("b")]).await.expect("published");
+    stage.settled().await;
+    assert_eq!(stage.handled().len(), 6, "nothing is left");
+    stage.stop().await.0.expect("stopped");
 }

@@ -30,15 +30,22 @@ impl From<&str> for Text {
     }
 }
 
+impl Text {
+    fn as_bytes(&self) -> &[u8] {
+        match self {
+            Self::Short(length, short) => short.get(..usize::from(*length)).unwrap_or_default(),
+            Self::Long(text) => text.as_bytes(),
+        }
+    }
+}
+
 impl Deref for Text {
     type Target = str;
 
     fn deref(&self) -> &str {
         match self {
             // It was a text when it came.
-            Self::Short(length, short) => {
-                short.get(..usize::from(*length)).and_then(|text| std::str::from_utf8(text).ok()).unwrap_or_default()
-            }
+            Self::Short(..) => std::str::from_utf8(self.as_bytes()).unwrap_or_default(),
             Self::Long(text) => text,
         }
     }
@@ -53,7 +60,7 @@ impl Hash for Text {
 
 impl PartialEq for Text {
     fn eq(&self, other: &Self) -> bool {
-        **self == **other
+        self.as_bytes() == other.as_bytes()
     }
 }
 
@@ -67,7 +74,8 @@ impl PartialOrd for Text {
 
 impl Ord for Text {
     fn cmp(&self, other: &Self) -> Ordering {
-        str::cmp(self, other)
+        // The order of the bytes is the order of the characters.
+        self.as_bytes().cmp(other.as_bytes())
     }
 }
 
