@@ -20,10 +20,26 @@ const N_DEVICES: usize = 4;
 /// What happens, in choices among a case's material.
 #[derive(Debug, Clone)]
 enum Step {
-    Subscribe { subscription: usize, view: usize },
-    Change { subscription: usize, view: Option<usize> },
-    Unsubscribe { subscription: usize },
-    Match { before: Option<usize>, after: Option<usize> },
+    Subscribe {
+        subscription: usize,
+        view: usize,
+    },
+    Change {
+        subscription: usize,
+        view: Option<usize>,
+    },
+    /// The read rule of a view, for one subscription or for all.
+    Rule {
+        subscription: Option<usize>,
+        view: usize,
+    },
+    Unsubscribe {
+        subscription: usize,
+    },
+    Match {
+        before: Option<usize>,
+        after: Option<usize>,
+    },
 }
 
 #[derive(Debug)]
@@ -84,6 +100,8 @@ fn any_step(n_views: usize, n_documents: usize) -> impl Strategy<Value = Step> {
         4 => (subscription(), 0..n_views).prop_map(|(subscription, view)| Step::Subscribe { subscription, view }),
         1 => (subscription(), prop::option::weighted(0.8, 0..n_views))
             .prop_map(|(subscription, view)| Step::Change { subscription, view }),
+        1 => (prop::option::weighted(0.8, subscription()), 0..n_views)
+            .prop_map(|(subscription, view)| Step::Rule { subscription, view }),
         2 => subscription().prop_map(|subscription| Step::Unsubscribe { subscription }),
         3 => (prop::option::weighted(0.7, document()), prop::option::weighted(0.7, document()))
             .prop_map(|(before, after)| Step::Match { before, after }),
@@ -140,6 +158,19 @@ fn check(case: &Case) -> Result<(), TestCaseError> {
                     *known = view;
                 }
             }
+            Step::Rule { subscription: only, view } => {
+                let readable = &case.views[*view].readable;
+                for (number, its) in plain.0.iter_mut().filter(|(number, _)| only.is_none_or(|only| only == **number)) {
+                    let known = matcher.find(&subscription(*number)).expect("it is known");
+                    let before = its.as_ref().map(View::effective);
+                    its.iter_mut().for_each(|view| view.readable = readable.clone());
+                    let after = its.as_ref().map(View::effective);
+                    prop_assert_eq!(matcher.effective(known), before.clone());
+                    if let Some(ruled) = matcher.rule(known, readable) {
+                        prop_assert_eq!(Some(ruled), before.zip(after));
+                    }
+                }
+            }
             Step::Unsubscribe { subscription: number } => {
                 let found = matcher.find(&subscription(*number));
                 prop_assert_eq!(found.is_some(), plain.0.remove(number).is_some());
@@ -172,6 +203,7 @@ fn finish(mut matcher: Matcher, plain: Plain) -> Result<(), TestCaseError> {
         let listening = matcher.listening(number);
         prop_assert_eq!(listening.is_some(), view.is_some());
         if let Some((listening, view)) = listening.zip(view) {
+            prop_assert_eq!(matcher.effective(number), Some(view.effective()));
             prop_assert_eq!(listening.key, view.key);
             prop_assert_eq!((listening.id, listening.user), (view.channel.id, view.channel.user));
             prop_assert_eq!(listening.filter.as_ref(), view.channel.filter.as_ref().map(|it| it.condition()));
@@ -210,8 +242,9 @@ proptest! {
 fn fuzz_matcher_against_evaluator() {
     let seconds = std::env::var("NEXXUS_FUZZ_SECONDS").ok().and_then(|seconds| seconds.parse().ok()).unwrap_or(1);
     let (begun, mut n_cases) = (Instant::now(), 0);
-    let mut runner = TestRunner::new(Config { cases: 20, failure_persistence: None, ..Config::default() });
     while begun.elapsed() < Duration::from_secs(seconds) {
+        // A runner counts its cases over all its runs.
+        let mut runner = TestRunner::new(Config { cases: 20, failure_persistence: None, ..Config::default() });
         let outcome = runner.run(&any_case(40, 200), |case| check(&case));
         assert!(outcome.is_ok(), "{}", outcome.err().map(|failure| failure.to_string()).unwrap_or_default());
         n_cases += 20;

@@ -143,8 +143,9 @@ fn check(model: &Model, filter: &Value, documents: &[Document], privileged: bool
 fn fuzz<S: Strategy>(cases: &S, check: impl Fn(S::Value) -> Result<(), TestCaseError>) {
     let seconds = std::env::var("NEXXUS_FUZZ_SECONDS").ok().and_then(|seconds| seconds.parse().ok()).unwrap_or(1);
     let (begun, mut n_cases) = (Instant::now(), 0);
-    let mut runner = TestRunner::new(Config { cases: 100, failure_persistence: None, ..Config::default() });
     while begun.elapsed() < Duration::from_secs(seconds) {
+        // A runner counts its cases over all its runs.
+        let mut runner = TestRunner::new(Config { cases: 100, failure_persistence: None, ..Config::default() });
         let outcome = runner.run(cases, &check);
         assert!(outcome.is_ok(), "{}", outcome.err().map(|failure| failure.to_string()).unwrap_or_default());
         n_cases += 100;
