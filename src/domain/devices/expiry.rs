@@ -373,6 +373,7 @@ mod tests {
     use nexxus_storage::model::Offset;
 
     use super::*;
+    use crate::domain::testing::Ground;
 
     fn device(keep_for: u64, generation: u64) -> Device {
         Device {
@@ -471,5 +472,32 @@ mod tests {
         assert!(!is_due(&clocks), "its time begins when it wakes");
         clocks.sleepers.turn_to(None);
         assert!(!clocks.sleepers.is_time(Instant::now() + Duration::from_secs(1_000_000)), "nobody sleeps any more");
+    }
+
+    #[tokio::test]
+    async fn sleepers_are_removed_when_their_time_has_passed() {
+        let ground = Ground::open().await;
+        let app = ground.app(serde_json::json!({})).await;
+        let registry = &ground.domain.backends.registry;
+        let asleep = |n: usize, keep_for| Device {
+            id: DeviceId::parse(&format!("d{n:05}")).expect("an id"),
+            created_at: "2020-01-01T00:00:00Z".parse().expect("a time"),
+            ..device(keep_for, 1)
+        };
+        let n_devices = PAGE + 5;
+        let devices = (0..n_devices).map(|n| asleep(n, if n % 100 == 4 { 60 } else { 1_000_000 }));
+        let writes: Vec<_> = devices.map(|device| Write::put(&device, Expect::Anything).expect("a record")).collect();
+        for part in writes.chunks(500) {
+            registry.write(part.to_vec()).await.expect("written");
+        }
+        let at = Instant::now().checked_sub(Duration::from_secs(100)).expect("up for longer");
+        let mut clocks = Clocks::since(Start { at, time: Timestamp::now() });
+        // One of those that would be due has connected meanwhile.
+        clocks.registered(&asleep(104, 60), Some(Instant::now()));
+        ground.domain.look_through_sleepers(&mut clocks).await.expect("looked through");
+        let left: Vec<Device> = registry.load_all(Kind::Device, Some(app.id()), "").await.expect("read");
+        assert_eq!(left.len(), n_devices - 10, "11 of {n_devices} have slept for too long, one is awake");
+        assert!(left.iter().all(|device| device.keep_for == 1_000_000 || device.id.as_str() == "d00104"));
+        assert!(!clocks.sleepers.is_time(Instant::now()), "the round is over");
     }
 }
