@@ -60,6 +60,13 @@ pub(super) struct Restored {
     pub(super) export: Option<Summary>,
 }
 
+/// The store that was there.
+struct Kept {
+    store: Box<dyn Store>,
+    mark: u64,
+    records: Content,
+}
+
 /// A registry at its start.
 pub(super) struct Opened {
     pub(super) store: Box<dyn Store>,
@@ -108,18 +115,18 @@ pub(super) fn restore(site: &Site, upto: u64) -> Result<Restored> {
 
     let kept = match site.kept_store()? {
         // The export is newer than what was found: better than a hole.
-        Some((_, mark, _)) if !reaches(mark) && export.is_some_and(|export| reaches(export.sequence)) => {
+        Some(Kept { mark, .. }) if !reaches(mark) && export.is_some_and(|export| reaches(export.sequence)) => {
             site.set_aside(&format!("its mark {mark} lies below the journal, which begins at {oldest}"))?;
             None
         }
         kept => kept,
     };
-    let (store, mark, records) = match kept {
+    let Kept { store, mark, records } = match kept {
         Some(kept) => kept,
         None => {
             let (store, mark) = new_store(&site.dir, &*site.engine, export)?;
             let records = content(&*store)?;
-            (store, mark, records)
+            Kept { store, mark, records }
         }
     };
     if !reaches(mark) {
@@ -149,7 +156,7 @@ fn sound_export(site: &Site) -> Result<Option<Summary>> {
 
 impl Site {
     /// The store that is there, with its mark and what it holds, unless it is damaged or was never ready: then it is moved aside.
-    fn kept_store(&self) -> Result<Option<(Box<dyn Store>, u64, Content)>> {
+    fn kept_store(&self) -> Result<Option<Kept>> {
         let dir = self.dir.join(STORE);
         if !dir.exists() {
             return Ok(None);
@@ -162,7 +169,7 @@ impl Site {
         match opened {
             Ok((store, Some(mark), records)) => {
                 self.remove_leftover()?;
-                return Ok(Some((store, mark, records)));
+                return Ok(Some(Kept { store, mark, records }));
             }
             Ok((store, None, _)) => {
                 drop(store);
