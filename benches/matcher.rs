@@ -5,6 +5,7 @@
 //! cargo bench --bench matcher                    criterion, all of it
 //! cargo bench --bench matcher -- memory 1000000  resident memory of so many distinct filtered subscriptions (with `price` or
 //!                                                `title` after the number: of other filters)
+//! cargo bench --bench matcher -- pathological    filters at the limits: what each costs to add, to keep, to match, to remove
 //! cargo bench --bench matcher -- rules 1000000   taking in a new read rule with so many subscriptions: at once, and by slices
 //! ```
 
@@ -20,7 +21,7 @@ use criterion::{
 use nexxus::{
     domain::{Application, alteration::Alteration, view::View},
     matcher::{
-        Matcher,
+        Hit, Matcher,
         crowd::{Crowd, Progress},
     },
 };
@@ -42,6 +43,9 @@ fn main() {
     }
     if let Some(place) = arguments.iter().position(|argument| argument == "rules") {
         return rules(arguments.get(place + 1).and_then(|n| n.parse().ok()).unwrap_or(1_000_000));
+    }
+    if arguments.iter().any(|argument| argument == "pathological") {
+        return pathological();
     }
     let mut criterion = Criterion::default()
         .with_measurement(CpuTime)
@@ -322,4 +326,57 @@ fn record(number: usize, model: &Model) -> records::Subscription {
         "filter": serde_json::from_str::<Value>(filter.canonical()).expect("JSON"), "since": Offset::new(1, 1),
     });
     serde_json::from_value(record).expect("a subscription")
+}
+
+/// A thousand subscriptions of each kind, which is what a device may have, beside 100,000 usual ones.
+fn pathological() {
+    const N: usize = 1_000;
+    let ranges = |n: usize| -> Vec<Value> {
+        (0..64).map(|at| json!({ "price": { "$gt": at * 1_000 + n, "$lt": at * 1_000 + n + 900 } })).collect()
+    };
+    let open = |n: usize| -> Vec<Value> { (0..64).map(|at| json!({ "price": { "$gt": at * 1_000 + n } })).collect() };
+    let values = |n: usize| -> Vec<Value> { (0..256).map(|at| json!(id("value", n * 256 + at))).collect() };
+    let fewer_ranges = |n: usize| ranges(n).split_off(32);
+    let kinds: [(&str, &dyn Fn(usize) -> Value); 5] = [
+        ("$or of 32 ranges", &|n| json!({ "$or": fewer_ranges(n) })),
+        ("$or of 64 ranges with one end", &|n| json!({ "$or": open(n) })),
+        ("$not of 32 ranges", &|n| json!({ "$not": { "$or": fewer_ranges(n) } })),
+        ("$in of 256 values", &|n| json!({ "owner": { "$in": values(n) } })),
+        (
+            "$or of 64 $in of 256 values",
+            &|n| json!({ "$or": (0..64).map(|at| json!({ "owner": { "$in": values(n * 64 + at) } })).collect::<Vec<_>>() }),
+        ),
+    ];
+    for (what, filter) in kinds {
+        let mut ground = Ground::with(100_000, owner_and_priority);
+        let change = ground.created(&json!({ "owner": id("value", 5), "priority": 7, "price": 40_500, "title": "a" }));
+        // Conditions of sixteen thousand values are large before they are packed: one at a time.
+        let (before, mut longest, mut total) = (resident_kib(), Duration::ZERO, Duration::ZERO);
+        for n in 0..N {
+            let (number, view) = (100_000 + n, ground.view(&filter(n)));
+            let device = DeviceId::parse(&id("device", number)).expect("an id");
+            ground.matcher.connect(&device, "websockets-transport_1");
+            let begun = Instant::now();
+            ground.matcher.subscribe(&subscription(number), &device, Offset::default(), Some(&view));
+            longest = longest.max(begun.elapsed());
+            total += begun.elapsed();
+        }
+        let kib = (resident_kib() - before) as f64 / N as f64;
+        let begun = Instant::now();
+        let n_hits: usize = (0..100).map(|_| n_devices(&ground.matcher.matching(&change))).sum::<usize>() / 100;
+        let matched = begun.elapsed() / 100;
+        let begun = Instant::now();
+        for number in (0..N).filter_map(|n| ground.matcher.find(&subscription(100_000 + n))).collect::<Vec<_>>() {
+            ground.matcher.unsubscribe(number);
+        }
+        let removed = begun.elapsed() / N as u32;
+        let added = total / N as u32;
+        println!(
+            "{what}: {kib:.1} KiB each, added in {added:.1?} (longest {longest:.1?}), removed in {removed:.1?}, a match with {n_hits} hits {matched:.1?}"
+        );
+    }
+}
+
+fn n_devices(hits: &[Hit]) -> usize {
+    hits.iter().flat_map(|hit| &hit.devices).map(|(_, devices)| devices.len()).sum()
 }
