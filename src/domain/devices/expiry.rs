@@ -48,7 +48,7 @@ impl Domain {
     pub async fn keep_devices(self, stop: Stop) -> Result<(), Failure> {
         let registry = self.backends.registry.clone();
         let mut feed = registry.feed(&KINDS).await?;
-        let mut clocks = Clocks::since(Start { at: Instant::now(), time: Timestamp::now() });
+        let mut clocks = Clocks::since(Start::of(Instant::now(), Timestamp::now()));
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut sessions_at = Instant::now() + SESSIONS_EVERY;
@@ -78,6 +78,7 @@ impl Domain {
     /// Brings the clocks up to the registry.
     async fn wind(&self, clocks: &mut Clocks, feed: &mut dyn Feed) -> Result<()> {
         let news = feed.read().await?;
+        clocks.started.look_at_time(Timestamp::now());
         // What was read and not taken in, because of an error, the feed does not tell again.
         let known = std::mem::replace(&mut clocks.known, Known::InPart);
         if known != Known::All || news.contains(&News::Reload) {
@@ -233,6 +234,26 @@ enum Known {
 struct Start {
     at: Instant,
     time: Timestamp,
+    /// The latest time that was seen.
+    latest: Timestamp,
+    /// The clock of the machine was set back since: what has a time before the start may have come after it.
+    is_uncertain: bool,
+}
+
+impl Start {
+    fn of(at: Instant, time: Timestamp) -> Self {
+        Self { at, time, latest: time, is_uncertain: false }
+    }
+
+    /// To be called before what was written until now is taken in.
+    fn look_at_time(&mut self, now: Timestamp) {
+        self.is_uncertain |= now < self.latest;
+        self.latest = self.latest.max(now);
+    }
+
+    fn is_after(&self, time: Timestamp) -> bool {
+        time < self.time && !self.is_uncertain
+    }
 }
 
 /// How far the devices without clocks are looked through.
@@ -276,9 +297,9 @@ impl Clocks {
         Self { of: HashMap::new(), sleepers, started, known: Known::Nothing }
     }
 
-    /// Whether a device has done nothing since the start.
+    /// Whether a device has certainly done nothing since the start.
     fn was_idle(&self, device: &Device) -> bool {
-        device.last_seen.unwrap_or(device.created_at).max(device.created_at) < self.started.time
+        self.started.is_after(device.last_seen.unwrap_or(device.created_at).max(device.created_at))
     }
 
     /// Whether the time of a device without a clock has passed; when it will, is remembered.
@@ -397,7 +418,7 @@ mod tests {
 
     /// As of a start a while ago.
     fn clocks() -> Clocks {
-        Clocks::since(Start { at: Instant::now(), time: "2026-01-01T00:00:00Z".parse().expect("a time") })
+        Clocks::since(Start::of(Instant::now(), "2026-01-01T00:00:00Z".parse().expect("a time")))
     }
 
     fn is_due(clocks: &Clocks) -> bool {
@@ -442,7 +463,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_did_nothing_since_the_start_sleeps_without_a_clock() {
-        let mut clocks = Clocks::since(Start { at: Instant::now(), time: Timestamp::now() });
+        let mut clocks = Clocks::since(Start::of(Instant::now(), Timestamp::now()));
         let old = |keep_for, generation| Device {
             created_at: "2020-01-01T00:00:00Z".parse().expect("a time"),
             ..device(keep_for, generation)
@@ -491,7 +512,7 @@ mod tests {
             registry.write(part.to_vec()).await.expect("written");
         }
         let at = Instant::now().checked_sub(Duration::from_secs(100)).expect("up for longer");
-        let mut clocks = Clocks::since(Start { at, time: Timestamp::now() });
+        let mut clocks = Clocks::since(Start::of(at, Timestamp::now()));
         // One of those that would be due has connected meanwhile.
         clocks.registered(&asleep(104, 60), Some(Instant::now()));
         ground.domain.look_through_sleepers(&mut clocks).await.expect("looked through");
@@ -499,5 +520,29 @@ mod tests {
         assert_eq!(left.len(), n_devices - 10, "11 of {n_devices} have slept for too long, one is awake");
         assert!(left.iter().all(|device| device.keep_for == 1_000_000 || device.id.as_str() == "d00104"));
         assert!(!clocks.sleepers.is_time(Instant::now()), "the round is over");
+    }
+
+    #[tokio::test]
+    async fn who_comes_after_the_clock_was_set_back_has_its_whole_time() {
+        let ground = Ground::open().await;
+        let app = ground.app(serde_json::json!({})).await;
+        let registry = &ground.domain.backends.registry;
+        let mut feed = registry.feed(&KINDS).await.expect("a feed");
+        // Since the start an hour has passed; then the clock was set back to before it.
+        let at = Instant::now().checked_sub(Duration::from_secs(3_600)).expect("up for longer");
+        let time = Timestamp::from_ms(Timestamp::now().as_ms() + 600_000).expect("a time");
+        let mut clocks = Clocks::since(Start::of(at, time));
+        ground.domain.wind(&mut clocks, &mut *feed).await.expect("wound");
+        registry.put(&device(60, 0), Expect::Anything).await.expect("written");
+        ground.domain.wind(&mut clocks, &mut *feed).await.expect("wound");
+        ground.domain.expire_due(&mut clocks).await;
+        // The same when everything is read anew.
+        clocks.of.clear();
+        clocks.known = Known::InPart;
+        ground.domain.wind(&mut clocks, &mut *feed).await.expect("wound");
+        ground.domain.expire_due(&mut clocks).await;
+        let left: Vec<Device> = registry.load_all(Kind::Device, Some(app.id()), "").await.expect("read");
+        assert_eq!(left.len(), 1);
+        assert_eq!(clocks.of.len(), 1, "it has a clock");
     }
 }
